@@ -1,0 +1,309 @@
+//! What the command line accepts.
+
+use crate::device::{DTypeArg, DeviceArg};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Train, evaluate, merge and convert adapters of language models.
+#[derive(Debug, Parser)]
+#[command(name = "candle-peft", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 success, 2 wrong usage, 1 any other error.")]
+pub(crate) struct Cli {
+    /// Print exactly one JSON object on standard output; on an error it has the single field `error`
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make an untrained adapter
+    Init(InitArgs),
+    /// Train an adapter on a JSONL file
+    Train(Box<TrainArgs>),
+    /// Measure the loss on a JSONL file
+    Eval(EvalArgs),
+    /// Continue a prompt
+    Generate(GenerateArgs),
+    /// Fold an adapter into its base model and save a complete model folder
+    Merge(MergeArgs),
+    /// Turn an adapter into one of another method, exactly and without the base model
+    Convert(ConvertArgs),
+    /// Show what an adapter or model folder holds, or what is wrong with it
+    Inspect(InspectArgs),
+}
+
+/// The base model and where it runs.
+#[derive(Debug, Args)]
+pub(crate) struct BaseArgs {
+    /// Folder of the base model: config.json, safetensors, tokenizer.json [default: the embedded tiny Llama]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<PathBuf>,
+
+    /// Where to compute: cpu, cuda[:N] or metal
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: DeviceArg,
+
+    /// The dtype that the base model is loaded in
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    pub(crate) dtype: DTypeArg,
+}
+
+/// A new adapter's config.
+#[derive(Debug, Args)]
+pub(crate) struct MethodArgs {
+    /// An adapter_config.json, or a folder that holds one
+    #[arg(long, value_name = "FILE", conflicts_with = "method")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// The adapter method with its defaults: tinylora or lora
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+
+    /// Set a config field; may be repeated. A value is JSON, or a list such as q_proj,v_proj, or plain text
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+
+    #[command(flatten)]
+    pub(crate) method: MethodArgs,
+
+    /// The adapter folder to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+
+    /// Seed of random initial values
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+
+    /// An adapter folder to start from
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "method", "set"])]
+    pub(crate) adapter: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) method: MethodArgs,
+
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+
+    /// The folder for the trained adapter, metrics.jsonl and the state to resume from
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+
+    /// Optimizer steps of the whole run
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub(crate) steps: u64,
+
+    /// The peak of the learning rate
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    pub(crate) learning_rate: f64,
+
+    /// The optimizer, with PyTorch's constants
+    #[arg(long, value_enum, default_value_t = OptimizerArg::Adamw)]
+    pub(crate) optimizer: OptimizerArg,
+
+    /// Weight decay
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = non_negative)]
+    pub(crate) weight_decay: f64,
+
+    /// The course of the learning rate after the warm-up
+    #[arg(long, value_enum, default_value_t = ScheduleArg::Linear)]
+    pub(crate) schedule: ScheduleArg,
+
+    /// Steps over which the learning rate rises from zero
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) warmup: u64,
+
+    /// Seed of shuffling, dropout and random initial values
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// Batches per optimizer step
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) grad_accum: NonZeroUsize,
+
+    /// Scale gradients down to this norm [default: never]
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub(crate) grad_clip: Option<f64>,
+
+    /// A JSONL file to evaluate on before and after training
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eval_data: Option<PathBuf>,
+
+    /// Evaluate after every N steps too
+    #[arg(long, value_name = "N", requires = "eval_data", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub(crate) eval_every: Option<u64>,
+
+    /// Save adapter and state after every N steps
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub(crate) save_every: u64,
+
+    /// Read the rows in the order of the file
+    #[arg(long)]
+    pub(crate) no_shuffle: bool,
+
+    /// Go on with the run that was interrupted in --out; all other options must be the same
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+/// A data file and how it is cut into batches.
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// A JSONL file of {"text"}, {"prompt","completion"}, {"messages"} or {"input_ids"[,"labels"]}
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+
+    /// Rows per batch
+    #[arg(long, value_name = "N", default_value = "8")]
+    pub(crate) batch_size: NonZeroUsize,
+
+    /// Cut rows after this many tokens [default: a row longer than the model's context is an error]
+    #[arg(long, value_name = "L")]
+    pub(crate) max_length: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+
+    /// An adapter folder [default: the base model alone]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+
+    /// An adapter folder [default: the base model alone]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+
+    /// The text to continue
+    #[arg(long, value_name = "S")]
+    pub(crate) prompt: String,
+
+    /// Send the prompt as a user's message through the model's chat template
+    #[arg(long)]
+    pub(crate) chat: bool,
+
+    /// Stop after this many tokens
+    #[arg(long, value_name = "N", default_value = "128")]
+    pub(crate) max_new_tokens: NonZeroUsize,
+
+    /// Sampling temperature; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = non_negative)]
+    pub(crate) temperature: f64,
+
+    /// Sample from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
+    pub(crate) top_p: f64,
+
+    /// Seed of the sampling
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+
+    /// The adapter folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: PathBuf,
+
+    /// The model folder to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+
+    /// Refuse to write NaN or infinity
+    #[arg(long)]
+    pub(crate) safe: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// The adapter folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: PathBuf,
+
+    /// The method to convert to
+    #[arg(long, value_enum)]
+    pub(crate) to: ConversionArg,
+
+    /// The adapter folder to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+
+    /// Accepted as everywhere; a conversion reads no base model
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) base: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// An adapter folder or a model folder
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+
+    /// Check that the adapter fits this base model too
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum OptimizerArg {
+    Adamw,
+    Sgd,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ScheduleArg {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ConversionArg {
+    Lora,
+}
+
+fn number(text: &str, fits: impl Fn(f64) -> bool, wanted: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("not a number; it must be {wanted}"))?;
+    if value.is_finite() && fits(value) { Ok(value) } else { Err(format!("it must be {wanted}")) }
+}
+
+fn non_negative(text: &str) -> Result<f64, String> {
+    number(text, |value| value >= 0.0, "a number of at least 0")
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text, |value| value > 0.0, "a number above 0")
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    number(text, |value| value > 0.0 && value <= 1.0, "above 0 and at most 1")
+}

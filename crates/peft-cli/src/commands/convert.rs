@@ -1,0 +1,49 @@
+//! `convert`: an adapter as one of another method.
+
+use crate::args::{ConversionArg, ConvertArgs};
+use crate::destination::{check_distinct, check_writable};
+use anyhow::Result;
+use candle_peft::Registry;
+use candle_peft::core::checkpoint::DetachedAdapter;
+use candle_peft::lora::to_lora;
+use serde::Serialize;
+use std::fmt;
+use std::path::PathBuf;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    adapter: PathBuf,
+    out: PathBuf,
+    from: &'static str,
+    to: &'static str,
+    modules: usize,
+    tensors: usize,
+    parameters: usize,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, modules, parameters, out, .. } = self;
+        writeln!(f, "{from} as {to}: {modules} modules, {parameters} parameters")?;
+        write!(f, "saved to {}", out.display())
+    }
+}
+
+pub(super) fn run(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
+    check_writable(&args.out)?;
+    check_distinct(&args.out, &args.adapter, "--adapter")?;
+    let adapter = DetachedAdapter::open(&args.adapter, registry)?;
+    let converted = match args.to {
+        ConversionArg::Lora => to_lora(&adapter)?,
+    };
+    converted.save(&args.out)?;
+    Ok(Report {
+        adapter: args.adapter.clone(),
+        out: args.out.clone(),
+        from: adapter.config.method.peft_type(),
+        to: converted.config.method.peft_type(),
+        modules: adapter.sites.len(),
+        tensors: converted.tensors.len(),
+        parameters: converted.tensors.values().map(|tensor| tensor.elem_count()).sum(),
+    })
+}

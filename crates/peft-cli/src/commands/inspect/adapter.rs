@@ -1,0 +1,124 @@
+//! What an adapter folder holds.
+
+use anyhow::Result;
+use candle_core::Device;
+use candle_peft::core::TensorSource;
+use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter, read_adapter};
+use candle_peft::models::load_model;
+use candle_peft::tinylora::TinyLoraConfig;
+use candle_peft::{PeftModel, Registry};
+use serde::Serialize;
+use serde_json::Value;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Serialize)]
+pub(in crate::commands) struct AdapterReport {
+    dir: PathBuf,
+    peft_type: &'static str,
+    base_model: Option<String>,
+    config: Value,
+    /// Fields of the config that the method does not have.
+    unknown_fields: Vec<String>,
+    /// Vectors shared by groups of modules; none for a method without sharing.
+    groups: Option<usize>,
+    modules: Vec<Module>,
+    /// Numbers that training changes; tensors of whole modules included.
+    trainable_parameters: usize,
+    tensors: Vec<StoredTensor>,
+    /// Bytes of tensor data.
+    bytes: usize,
+    /// The base model that the adapter was found to fit.
+    fits: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Module {
+    path: String,
+    kind: String,
+    rows: usize,
+    cols: usize,
+    group: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct StoredTensor {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    bytes: usize,
+}
+
+impl AdapterReport {
+    pub(super) fn new(dir: &Path, base: Option<&Path>, registry: &Registry) -> Result<Self> {
+        let (config, file) = read_adapter(dir, registry)?;
+        let adapter = DetachedAdapter::open(dir, registry)?;
+        if let Some(base) = base {
+            PeftModel::new(load_model(base, None, &Device::Cpu)?).load_adapter(DEFAULT_ADAPTER, dir, registry)?;
+        }
+        let mut tensors = Vec::new();
+        for name in file.names() {
+            let Some(tensor) = file.load(&name, &Device::Cpu)? else { continue };
+            let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
+            let (dtype, shape) = (tensor.dtype().as_str(), tensor.dims().to_vec());
+            tensors.push(StoredTensor { name, dtype, shape, bytes });
+        }
+        let groups = config.method.downcast_ref::<TinyLoraConfig>().map(|method| method.groups(adapter.sites.len()));
+        let modules = adapter.sites.iter().enumerate().map(|(index, site)| Module {
+            path: site.path.clone(),
+            kind: site.spec.kind.to_string(),
+            rows: site.spec.rows,
+            cols: site.spec.cols,
+            group: groups.as_ref().map(|groups| groups.of(index)),
+        });
+        Ok(Self {
+            dir: dir.to_owned(),
+            peft_type: config.method.peft_type(),
+            base_model: config.meta.base_model_name_or_path.clone(),
+            config: serde_json::from_str(&config.to_json()?)?,
+            unknown_fields: config.meta.unknown.keys().cloned().collect(),
+            groups: groups.as_ref().map(|groups| groups.count()),
+            modules: modules.collect(),
+            trainable_parameters: trainable(&adapter),
+            bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
+            tensors,
+            fits: base.map(Path::to_owned),
+        })
+    }
+}
+
+fn trainable(adapter: &DetachedAdapter) -> usize {
+    let carried = adapter.carried.iter().filter(|(name, _)| !name.ends_with("base_layer.weight"));
+    adapter.params.trainable_count() + carried.map(|(_, tensor)| tensor.elem_count()).sum::<usize>()
+}
+
+impl fmt::Display for AdapterReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "adapter     {}", self.dir.display())?;
+        writeln!(f, "method      {}", self.peft_type)?;
+        writeln!(f, "base        {}", self.base_model.as_deref().unwrap_or("not named"))?;
+        if let Some(fits) = &self.fits {
+            writeln!(f, "fits        {}", fits.display())?;
+        }
+        if let Some(targets) = self.config.get("target_modules").filter(|targets| !targets.is_null()) {
+            writeln!(f, "targets     {targets}")?;
+        }
+        if !self.unknown_fields.is_empty() {
+            writeln!(f, "unknown     {}", self.unknown_fields.join(", "))?;
+        }
+        if let Some(groups) = self.groups {
+            writeln!(f, "groups      {groups}")?;
+        }
+        writeln!(f, "parameters  {}", self.trainable_parameters)?;
+        writeln!(f, "modules     {}", self.modules.len())?;
+        for Module { path, kind, rows, cols, group } in &self.modules {
+            let group = group.map(|group| format!(", group {group}")).unwrap_or_default();
+            writeln!(f, "  {path}  {kind} {rows}x{cols}{group}")?;
+        }
+        write!(f, "tensors     {}, {} bytes", self.tensors.len(), self.bytes)?;
+        for StoredTensor { name, dtype, shape, bytes } in &self.tensors {
+            write!(f, "\n  {name}  {dtype} {shape:?}, {bytes} bytes")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! Command line for training, evaluating, merging and converting adapters.
+
+mod args;
+mod base;
+mod commands;
+mod data;
+mod destination;
+mod device;
+mod method;
+mod output;
+mod setting;
+
+use args::Cli;
+use clap::Parser;
+use clap::error::ErrorKind;
+use output::{Output, UsageError};
+use std::process::ExitCode;
+
+const FAILURE: u8 = 1;
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let output = Output::new(cli.json);
+    let outcome = commands::run(cli.command, output);
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    let code = if error.is::<UsageError>() { USAGE } else { FAILURE };
+    // An error that cannot be printed still has its exit code.
+    let _ = output.error(&format!("{error:#}"));
+    ExitCode::from(code)
+}
+
+/// Ends a run whose command line could not be parsed, or that asked for help.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let helps = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let _ = error.print();
+    if !helps && std::env::args().any(|arg| arg == "--json") {
+        let text = error.render().to_string();
+        let message = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+        let _ = output::write_text(&format!("{}\n", serde_json::json!({ "error": message })));
+    }
+    ExitCode::from(if helps { 0 } else { USAGE })
+}

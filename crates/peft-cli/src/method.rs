@@ -1,0 +1,78 @@
+//! The config of a new adapter, from a file or from a method's defaults.
+
+use crate::args::MethodArgs;
+use crate::output::UsageError;
+use crate::setting::Setting;
+use anyhow::{Context, Result};
+use candle_peft::core::checkpoint::CONFIG_FILE;
+use candle_peft::{AdapterConfig, Registry};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+const PEFT_TYPE: &str = "peft_type";
+
+impl MethodArgs {
+    /// Whether a new adapter is asked for at all.
+    pub(crate) fn is_given(&self) -> bool {
+        self.config.is_some() || self.method.is_some()
+    }
+
+    /// The validated config.
+    ///
+    /// A mistake in `--method` or `--set` is a usage error, one in the file of `--config` is not.
+    pub(crate) fn adapter_config(&self, registry: &Registry) -> Result<AdapterConfig> {
+        let settings = self.set.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>>>()?;
+        let fields = match (&self.config, &self.method) {
+            (Some(path), _) => read_config(path, registry)?,
+            (None, Some(method)) => Map::from_iter([(PEFT_TYPE.to_owned(), peft_type(method, registry)?.into())]),
+            (None, None) => return Err(UsageError::new("a new adapter needs --method METHOD or --config FILE")),
+        };
+        if settings.is_empty() {
+            return Ok(registry.parse_fields(fields)?);
+        }
+        let known = known_fields(&fields, registry)?;
+        for Setting { key, .. } in &settings {
+            if !known.contains(key) {
+                let known = known.join(", ");
+                return Err(UsageError::new(format!("--set {key}: no such field; the method has {known}")));
+            }
+        }
+        let with = |settings: &[Setting]| {
+            let mut fields = fields.clone();
+            fields.extend(settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())));
+            registry.parse_fields(fields)
+        };
+        with(&settings).map_err(|error| {
+            // Which one is it? A setting that fails by itself.
+            let culprit = settings.iter().find_map(|setting| Some((setting, with(std::slice::from_ref(setting)).err()?)));
+            match culprit {
+                Some((setting, error)) => UsageError::new(format!("--set {}={}: {error}", setting.key, setting.value)),
+                None => UsageError::new(format!("--set: {error}")),
+            }
+        })
+    }
+}
+
+fn read_config(path: &Path, registry: &Registry) -> Result<Map<String, Value>> {
+    let file = if path.is_dir() { path.join(CONFIG_FILE) } else { path.to_owned() };
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    // Parsed as a whole first: what is wrong with the file is not the fault of a setting.
+    registry.parse(&text).with_context(|| file.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| file.display().to_string())
+}
+
+/// The registered tag of a method, whatever its case and separators.
+fn peft_type(method: &str, registry: &Registry) -> Result<&'static str> {
+    let plain = |name: &str| name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
+    registry.methods().find(|tag| plain(tag) == plain(method)).ok_or_else(|| {
+        let known = registry.methods().map(str::to_lowercase).collect::<Vec<_>>().join(", ");
+        UsageError::new(format!("--method {method}: no such method; there are {known}"))
+    })
+}
+
+/// The fields that a config of this method has.
+fn known_fields(fields: &Map<String, Value>, registry: &Registry) -> Result<Vec<String>> {
+    let tag = Map::from_iter(fields.get_key_value(PEFT_TYPE).map(|(key, value)| (key.clone(), value.clone())));
+    let defaults: Map<String, Value> = serde_json::from_str(&registry.parse_fields(tag)?.to_json()?)?;
+    Ok(defaults.into_iter().map(|(key, _)| key).filter(|key| key != PEFT_TYPE).collect())
+}

@@ -1,0 +1,1 @@
+//! The tests of peft-cli, in one binary.

@@ -1,0 +1,240 @@
+//! The one error type of the workspace's libraries.
+
+use crate::HostKind;
+use candle_core::Shape;
+use std::path::{Path, PathBuf};
+
+/// A `Result` whose error is [`enum@Error`] unless stated otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong when adapters are configured, built, merged, saved or loaded.
+///
+/// Messages are lower case, name the path, key or adapter at fault, and list the valid choices.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `target_modules` selected nothing, or one of its entries did.
+    #[error("no module matches {pattern}{}; the model has {available}", .suggestion.as_deref().map(|s| format!(" (did you mean {s}?)")).unwrap_or_default())]
+    NoTargetMatched {
+        /// The pattern or list as it was configured.
+        pattern: String,
+        /// The nearest names of modules that exist.
+        suggestion: Option<String>,
+        /// The distinct module names that exist.
+        available: String,
+    },
+    /// No method is registered under the `peft_type` of a config.
+    #[error("unknown adapter method `{peft_type}`; registered: {registered}")]
+    UnknownMethod {
+        /// The tag found in the config; empty when there was none.
+        peft_type: String,
+        /// The tags that are registered.
+        registered: String,
+    },
+    /// Two methods claim the same `peft_type`.
+    #[error("method `{peft_type}` is already registered")]
+    DuplicateMethod {
+        /// The contested tag.
+        peft_type: &'static str,
+    },
+    /// A target is of a kind that the method cannot adapt.
+    #[error("{method} cannot adapt the {kind} at `{path}`; it adapts Linear, Conv1D and Embedding layers as its config allows")]
+    UnsupportedHost {
+        /// The method's `peft_type`.
+        method: &'static str,
+        /// The kind of layer found.
+        kind: HostKind,
+        /// The layer's path.
+        path: String,
+    },
+    /// An adapter of this name is attached already.
+    #[error("adapter `{0}` already exists")]
+    DuplicateAdapter(String),
+    /// No adapter of this name is attached.
+    #[error("no adapter named `{name}`; the model has {available}")]
+    UnknownAdapter {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        available: String,
+    },
+    /// An adapter name that cannot be a directory name and a checkpoint key at once.
+    #[error("adapter name `{0}` is not usable: it must be non-empty, without `/`, `\\` or `.`")]
+    AdapterName(String),
+    /// The operation would disturb merged weights.
+    #[error("cannot {attempted}: adapters are merged; unmerge first")]
+    Merged {
+        /// The operation.
+        attempted: &'static str,
+    },
+    /// The method has no weight delta.
+    #[error("{method} has no weight delta, so it cannot be merged")]
+    NotMergeable {
+        /// The method's `peft_type`.
+        method: &'static str,
+    },
+    /// A merged weight would hold NaN or infinity.
+    #[error("adapter `{adapter}` would put NaN or infinity into the weight of `{path}`; nothing was merged")]
+    NonFinite {
+        /// The adapter at fault.
+        adapter: String,
+        /// The layer's path.
+        path: String,
+    },
+    /// Merging one of two layers that share a weight would break the other or silently untie them.
+    #[error("`{path}` and `{other}` share one weight, so merging into one of them would break the tie; untie them first")]
+    TiedWeights {
+        /// The layer to merge into.
+        path: String,
+        /// The layer that shares its weight.
+        other: String,
+    },
+    /// Two active adapters both replace the same parameter.
+    #[error("adapters `{first}` and `{second}` both replace the {what} of `{path}`; activate only one of them")]
+    ConflictingReplacement {
+        /// One adapter.
+        first: String,
+        /// The other adapter.
+        second: String,
+        /// `weight` or `bias`.
+        what: &'static str,
+        /// The layer's path.
+        path: String,
+    },
+    /// A method broke its contract of one layer per site.
+    #[error("{method} built {found} layers for {expected} sites")]
+    LayerCount {
+        /// The method's `peft_type`.
+        method: &'static str,
+        /// Number of sites.
+        expected: usize,
+        /// Number of layers built.
+        found: usize,
+    },
+    /// The checkpoint lacks a tensor that cannot be recomputed.
+    #[error("the checkpoint has no tensor `{0}`")]
+    MissingTensor(String),
+    /// The checkpoint holds tensors that nothing read.
+    #[error("the checkpoint has tensors that nothing reads: {}", preview(.0))]
+    UnexpectedTensors(Vec<String>),
+    /// A tensor's shape contradicts the config and the model.
+    #[error("`{key}` has shape {found:?}, but the config and the model ask for {expected:?}")]
+    ShapeMismatch {
+        /// The tensor's name.
+        key: String,
+        /// The shape that fits.
+        expected: Shape,
+        /// The shape found.
+        found: Shape,
+    },
+    /// Trainable parameters that a backward pass left without a gradient.
+    #[error("no gradient reached {}: the loss does not depend on them, or an operation without a backward lies between", preview(.0))]
+    MissingGradients(Vec<String>),
+    /// A config value that is out of range, contradictory or not supported.
+    #[error("invalid adapter config: {0}")]
+    InvalidConfig(String),
+    /// A config that is not valid JSON or lacks a field.
+    #[error("invalid adapter config: {0}")]
+    ConfigSyntax(#[from] serde_json::Error),
+    /// A regular expression in a config that does not compile.
+    #[error("bad pattern `{pattern}`: {message}")]
+    Pattern {
+        /// The expression.
+        pattern: String,
+        /// What the regex engine said.
+        message: String,
+    },
+    /// The weight of a layer is not at hand: the adapter was opened without its base model.
+    #[error("the base weight of `{path}` is needed but the adapter was opened without its base model")]
+    NoBaseWeight {
+        /// The layer's path.
+        path: String,
+    },
+    /// A model folder that does not describe a model that can be loaded.
+    #[error("{}: {message}", .path.display())]
+    Model {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Reading or writing a file failed.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// `read`, `write`, `create`, …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// A safetensors file whose header and data do not agree.
+    #[error("{} is not a valid safetensors file: {message}", .path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        message: String,
+    },
+    /// An error with the place in the model or on disk where it happened.
+    #[error("{place}: {source}")]
+    At {
+        /// The module path or file.
+        place: String,
+        /// The error itself.
+        source: Box<Error>,
+    },
+    /// An error of a method from another crate.
+    #[error("{method} failed: {source}")]
+    Method {
+        /// The method's `peft_type`.
+        method: &'static str,
+        /// The method's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// This error with the module path or file where it happened in front.
+    pub fn at(self, place: impl Into<String>) -> Self {
+        Self::At { place: place.into(), source: Box::new(self) }
+    }
+
+    /// An I/O error with what was attempted and where.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.as_ref().to_owned(), source }
+    }
+
+    /// A config error from its message.
+    pub fn config(message: impl Into<String>) -> Self {
+        Self::InvalidConfig(message.into())
+    }
+
+    /// A model folder error from its message.
+    pub fn model(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Self::Model { path: path.as_ref().to_owned(), message: message.into() }
+    }
+}
+
+/// Lets `?` cross into candle-typed code such as training loops.
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Candle(error) => error,
+            error => Self::wrap(error),
+        }
+    }
+}
+
+/// The first names of a list, and how many more there are.
+fn preview(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}

@@ -1,0 +1,226 @@
+//! Plan, build, then attach: the model is untouched unless every part of the adapter was made.
+
+use crate::slots::{Attachment, Replacement};
+use crate::target::{nearest, resolve};
+use crate::torch_rng::TorchRng;
+use crate::{
+    AdapterConfig, Adaptable, BiasMode, BoxedMethod, Error, HostKind, HostRole, HostSpec, Matcher, ModuleNames, ParamBuilder,
+    ParamKey, ParamStore, Persist, Result, Site, TensorSource, Walk, WalkMut,
+};
+use candle_core::{DType, Tensor};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One named instance of a method on a model.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Adapter {
+    /// The name it was added under.
+    pub name: Arc<str>,
+    /// Its config, with the targets as they were resolved on this model.
+    pub config: AdapterConfig,
+    /// Its parameters.
+    pub params: ParamStore,
+    /// The adapted modules in visit order, with what they are.
+    pub sites: Vec<(String, HostSpec)>,
+}
+
+/// A host that an adapter needs something from: its weight, its bias, or both.
+struct Module {
+    path: String,
+    spec: HostSpec,
+    weight: Option<Tensor>,
+    bias: Option<Tensor>,
+}
+
+/// What an adapter will touch.
+struct Plan {
+    method: BoxedMethod,
+    sites: Vec<Site>,
+    /// `modules_to_save`: trained as a whole.
+    saved: Vec<Module>,
+    /// Trained biases.
+    biases: Vec<Module>,
+    /// Whether checkpoints hold the base weights of adapted embeddings (PEFT's `save_embedding_layers="auto"`).
+    saves_embeddings: bool,
+}
+
+/// The hosts that a method would adapt, in visit order. Only looks.
+///
+/// # Errors
+/// When the config is invalid, a target matches nothing, or a matched host is of a kind the method cannot adapt.
+pub fn plan(model: &dyn Adaptable, method: &BoxedMethod) -> Result<Vec<Site>> {
+    Ok(Plan::new(model, method.clone(), true)?.sites)
+}
+
+/// Builds an adapter and attaches it, inactive. The model is untouched when this fails.
+///
+/// With a `source` every parameter is read from it; without, parameters are made fresh and `rng` feeds random initial values.
+pub(crate) fn inject(
+    model: &mut dyn Adaptable,
+    name: &str,
+    config: AdapterConfig,
+    source: Option<&dyn TensorSource>,
+    rng: TorchRng,
+) -> Result<Adapter> {
+    let plan = Plan::new(model, config.method, source.is_none())?;
+    let mut params = ParamBuilder::new(source).with_rng(rng);
+    let mut parts = plan.build(&mut params)?;
+    let params = params.finish()?;
+    let name: Arc<str> = name.into();
+    model.visit_mut(&mut WalkMut::new(&mut |path, host| {
+        if let Some(part) = parts.remove(path) {
+            host.slots_mut().attach(name.clone(), part);
+        }
+        Ok(())
+    }))?;
+    let config = AdapterConfig { method: plan.method, meta: config.meta };
+    Ok(Adapter { name, config, params, sites: plan.sites.into_iter().map(|s| (s.path, s.spec)).collect() })
+}
+
+impl Plan {
+    fn new(model: &dyn Adaptable, mut method: BoxedMethod, fresh: bool) -> Result<Self> {
+        method.validate()?;
+        let mut hosts = vec![];
+        model.visit(&mut Walk::new(&mut |path, host| {
+            hosts.push((path.to_owned(), host.spec()));
+            Ok(())
+        }))?;
+        if fresh && method.targets().filters_layers() && is_regex(method.targets().target_modules.as_ref()) {
+            return Err(Error::config(
+                "`layers_to_transform` has no effect on a regular expression in `target_modules`: put the layers into the expression",
+            ));
+        }
+        *method.targets_mut() = resolve(method.targets(), model.model_type(), &hosts)?;
+        let matcher = Matcher::new(method.targets())?;
+        let bias_mode = method.bias();
+        let (mut sites, mut saved, mut biases) = (vec![], vec![], vec![]);
+        model.visit(&mut Walk::new(&mut |path, host| {
+            let spec = host.spec();
+            let targeted = matcher.is_target(path, &spec)?;
+            let (path, bias) = (path.to_owned(), host.bias().cloned());
+            if targeted {
+                if !method.supports(&spec) {
+                    return Err(Error::UnsupportedHost { method: method.peft_type(), kind: spec.kind, path });
+                }
+                sites.push(Site::new(path.clone(), spec.clone(), host.base().clone()));
+            }
+            if matcher.is_saved(&path) {
+                saved.push(Module { path, weight: Some(host.base().stored()?.clone()), bias, spec });
+            } else if bias.is_some() && (bias_mode == BiasMode::All || (bias_mode == BiasMode::Targets && targeted)) {
+                biases.push(Module { path, weight: None, bias, spec });
+            }
+            Ok(())
+        }))?;
+        if fresh {
+            every_name_matches(&method, &hosts, &matcher)?;
+        }
+        if sites.is_empty() {
+            let pattern = method.targets().target_modules.as_ref().map(ToString::to_string).unwrap_or_default();
+            return Err(no_match(&pattern, &pattern, &method, &hosts));
+        }
+        method.settle(&sites);
+        let saves_embeddings = saves_embeddings(&method, &hosts)?;
+        Ok(Self { method, sites, saved, biases, saves_embeddings })
+    }
+
+    /// Makes or reads every part of the adapter, by the path of its host.
+    fn build(&self, params: &mut ParamBuilder<'_>) -> Result<BTreeMap<String, Attachment>> {
+        let mut parts: BTreeMap<String, Attachment> = BTreeMap::new();
+        let layers = self.method.build(&self.sites, params)?;
+        if layers.len() != self.sites.len() {
+            let (expected, found) = (self.sites.len(), layers.len());
+            return Err(Error::LayerCount { method: self.method.peft_type(), expected, found });
+        }
+        for (site, layer) in self.sites.iter().zip(layers) {
+            let part = parts.entry(site.path.clone()).or_default();
+            part.layer = Some(layer);
+            part.weight = self.embedding_base(site, params)?.map(Replacement::Frozen);
+        }
+        for module in &self.saved {
+            let part = parts.entry(module.path.clone()).or_default();
+            part.weight = module.trained("weight", module.weight.as_ref(), params)?;
+            part.bias = module.trained("bias", module.bias.as_ref(), params)?;
+        }
+        for module in &self.biases {
+            let part = parts.entry(module.path.clone()).or_default();
+            let name = if part.layer.is_some() { "base_layer.bias" } else { "bias" };
+            part.bias = module.trained(name, module.bias.as_ref(), params)?;
+        }
+        Ok(parts)
+    }
+
+    /// The base weight of an adapted embedding as the checkpoint has it, where it differs from the model's.
+    ///
+    /// PEFT writes these weights beside the adapter and overwrites the model's with them on loading; here they stand in for the
+    /// model's only while the adapter is active.
+    fn embedding_base(&self, site: &Site, params: &mut ParamBuilder<'_>) -> Result<Option<Tensor>> {
+        let key = ParamKey::site(&site.path, "base_layer.weight");
+        let wanted = self.saves_embeddings && !params.is_loading() && site.spec.role != HostRole::Inner;
+        if !wanted && !params.has(&key) {
+            return Ok(None);
+        }
+        let base = site.base.stored()?;
+        let (dtype, device) = (base.dtype(), base.device());
+        let stored = params.frozen(key, base.shape(), dtype, device, Persist::Always, || Ok(base.clone()))?;
+        let differs = stored.ne(base)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? != 0.0;
+        Ok(differs.then_some(stored))
+    }
+}
+
+impl Module {
+    fn trained(&self, name: &str, original: Option<&Tensor>, params: &mut ParamBuilder<'_>) -> Result<Option<Replacement>> {
+        let Some(original) = original else { return Ok(None) };
+        let key = ParamKey::site(&self.path, name);
+        let param = params.trainable(key, original.shape(), self.spec.dtype, &self.spec.device, || Ok(original.copy()?))?;
+        Ok(Some(Replacement::Trainable(param)))
+    }
+}
+
+fn is_regex(names: Option<&ModuleNames>) -> bool {
+    matches!(names, Some(names @ ModuleNames::Pattern(_)) if !names.is_all_linear())
+}
+
+/// PEFT's rule for writing base weights of adapted embeddings: the config names `embed_tokens` or `lm_head` outright.
+fn saves_embeddings(method: &BoxedMethod, hosts: &[(String, HostSpec)]) -> Result<bool> {
+    const NAMES: [&str; 2] = ["embed_tokens", "lm_head"];
+    match &method.targets().target_modules {
+        Some(ModuleNames::List(names)) => Ok(names.iter().any(|n| NAMES.contains(&n.as_str()))),
+        Some(ModuleNames::Pattern(_)) => {
+            let matcher = Matcher::new(method.targets())?;
+            let ends = hosts.iter().filter(|(path, _)| path.rsplit('.').next().is_some_and(|leaf| NAMES.contains(&leaf)));
+            ends.into_iter().try_fold(false, |any, (path, spec)| Ok(any || matcher.is_target(path, spec)?))
+        }
+        None => Ok(false),
+    }
+}
+
+/// A name in a list that selects nothing is a mistake, even when others select something.
+fn every_name_matches(method: &BoxedMethod, hosts: &[(String, HostSpec)], matcher: &Matcher) -> Result<()> {
+    let targets = method.targets();
+    if let Some(ModuleNames::List(names)) = &targets.target_modules {
+        for name in names {
+            let one = crate::TargetSpec { target_modules: Some(ModuleNames::list([name])), ..targets.clone() };
+            let one = Matcher::new(&one)?;
+            if !hosts.iter().try_fold(false, |any, (path, spec)| Ok::<_, Error>(any || one.is_target(path, spec)?))? {
+                return Err(no_match(&format!("`{name}`"), name, method, hosts));
+            }
+        }
+    }
+    for name in targets.modules_to_save.iter().flatten() {
+        if !hosts.iter().any(|(path, _)| matcher.is_saved(path) && path.contains(name.as_str())) {
+            return Err(no_match(&format!("`{name}` of modules_to_save"), name, method, hosts));
+        }
+    }
+    Ok(())
+}
+
+fn no_match(pattern: &str, wanted: &str, method: &BoxedMethod, hosts: &[(String, HostSpec)]) -> Error {
+    let adaptable: Vec<_> = hosts.iter().filter(|(_, spec)| spec.kind != HostKind::Norm).cloned().collect();
+    let (suggestion, available) = nearest(wanted.trim_matches('`'), &adaptable);
+    let mut pattern = pattern.to_owned();
+    if let Some(layers) = method.targets().layers_to_transform.as_ref().filter(|_| method.targets().filters_layers()) {
+        pattern.push_str(&format!(" in the layers {:?}", layers.as_slice()));
+    }
+    Error::NoTargetMatched { pattern, suggestion, available }
+}

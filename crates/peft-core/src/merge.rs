@@ -1,0 +1,61 @@
+//! Folding adapters into base weights, and taking them out again bit for bit.
+
+use crate::slots::Merged;
+use crate::{Error, Host, Result};
+use candle_core::{DType, Tensor};
+
+/// Folds every active adapter into the host's weight and bias; on an error the host is untouched.
+///
+/// The original weight is kept, so [`unmerge`] is exact. `finite` refuses a result that holds NaN or infinity.
+pub(crate) fn merge(path: &str, host: &mut dyn Host, finite: bool) -> Result<()> {
+    if host.slots().is_merged() {
+        return Err(Error::Merged { attempted: "merge again" });
+    }
+    if !host.slots().is_live() {
+        return Ok(());
+    }
+    let (original, original_bias) = (host.base().clone(), host.bias().cloned());
+    let (weight, bias) = host.slots().replaced();
+    let mut folded = match weight {
+        // A copy: an optimiser writes the trained tensor in place, merged weights stand still.
+        Some(weight) => original.with_stored(weight.copy()?),
+        None => original.clone(),
+    };
+    let mut adapters = vec![];
+    for (adapter, attachment) in host.slots().pending() {
+        if let Some(layer) = &attachment.layer {
+            folded = folded.plus(&layer.delta_weight(&folded.canonical()?)?)?;
+        }
+        if finite && !is_finite(folded.stored()?)? {
+            return Err(Error::NonFinite { adapter: adapter.to_string(), path: path.to_owned() });
+        }
+        adapters.push(adapter.clone());
+    }
+    let bias = match bias {
+        Some(bias) => Some(bias.copy()?),
+        None => original_bias.clone(),
+    };
+    if let (true, Some(bias), Some(adapter)) = (finite, &bias, adapters.last())
+        && !is_finite(bias)?
+    {
+        return Err(Error::NonFinite { adapter: adapter.to_string(), path: path.to_owned() });
+    }
+    host.set_base(folded, bias)?;
+    host.slots_mut().set_merged(Merged { base: original, bias: original_bias, adapters });
+    Ok(())
+}
+
+/// Restores the weight from before the merge, bit for bit.
+pub(crate) fn unmerge(host: &mut dyn Host) -> Result<()> {
+    if let Some(merged) = host.slots().merged().cloned() {
+        host.set_base(merged.base, merged.bias)?;
+        host.slots_mut().take_merged();
+    }
+    Ok(())
+}
+
+/// Whether every element is a finite number: infinities and NaN survive a multiplication with zero, nothing else does.
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    let zero = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()?;
+    Ok(zero == 0.0)
+}

@@ -1,0 +1,226 @@
+//! What the author of an adapter method implements, and its type-erased form.
+
+use crate::{AdapterLayer, BaseWeight, HostSpec, ParamBuilder, Result, TargetSpec};
+use candle_core::Shape;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::{any::Any, collections::BTreeMap, fmt::Debug, sync::Arc};
+
+/// A host that a method adapts.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Site {
+    /// The host's path in the base model, such as `model.layers.0.self_attn.q_proj`.
+    pub path: String,
+    /// What the host is.
+    pub spec: HostSpec,
+    /// Its weight; absent when an adapter is opened without its base model.
+    pub base: BaseWeight,
+}
+
+impl Site {
+    /// A site.
+    pub fn new(path: impl Into<String>, spec: HostSpec, base: BaseWeight) -> Self {
+        Self { path: path.into(), spec, base }
+    }
+}
+
+/// Which biases are trained and saved beside the adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BiasMode {
+    /// None.
+    #[default]
+    None,
+    /// Every bias of the model.
+    All,
+    /// The biases of adapted layers.
+    Targets,
+}
+
+/// The shapes of the tensors a checkpoint holds for one module, by their names below the module's path.
+pub type SiteShapes = BTreeMap<String, Shape>;
+
+/// An adapter method: a validated config that knows how to build its layers.
+///
+/// The config *is* the method. Its serde form is PEFT's `adapter_config.json` without the fields that every config shares
+/// ([`AdapterMeta`](crate::AdapterMeta)); flatten a [`TargetSpec`] into it for the fields that choose modules. All fields must
+/// be serialized, also at their defaults: what is not is taken for unknown.
+pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The `peft_type` of the config, such as `LORA`.
+    const PEFT_TYPE: &'static str;
+
+    /// Which modules the method adapts.
+    fn targets(&self) -> &TargetSpec;
+
+    /// Which modules the method adapts, to be made definite for one model.
+    fn targets_mut(&mut self) -> &mut TargetSpec;
+
+    /// Checks the config's own fields; called before anything is built.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) naming the field and the values it may have.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Which biases are trained beside the adapter.
+    fn bias(&self) -> BiasMode {
+        BiasMode::None
+    }
+
+    /// Whether the method can adapt such a host.
+    fn supports(&self, host: &HostSpec) -> bool;
+
+    /// Records in the config what depends on the model's layers, such as `fan_in_fan_out`.
+    fn settle(&mut self, _sites: &[Site]) {}
+
+    /// Whether an adapter means something else when its sites come in another order (tying, seeds by position).
+    fn order_matters(&self) -> bool {
+        true
+    }
+
+    /// Builds one layer per site, in order. Seeing all sites at once is what makes weight tying possible.
+    ///
+    /// # Errors
+    /// When a parameter cannot be made or read. Nothing is attached to the model then.
+    fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>>;
+
+    /// `(rows, cols)` of the weight that these tensors of one module adapt, or `None` when they are not this method's.
+    ///
+    /// A method that implements this can be opened without its base model, for inspection and conversion.
+    fn host_shape(&self, _tensors: &SiteShapes) -> Option<(usize, usize)> {
+        None
+    }
+}
+
+/// Any adapter method, type erased. Made with `From`, taken apart with [`BoxedMethod::downcast_ref`].
+#[derive(Debug)]
+pub struct BoxedMethod(Box<dyn Erased>);
+
+trait Erased: Debug + Send + Sync {
+    fn peft_type(&self) -> &'static str;
+    fn targets(&self) -> &TargetSpec;
+    fn targets_mut(&mut self) -> &mut TargetSpec;
+    fn validate(&self) -> Result<()>;
+    fn bias(&self) -> BiasMode;
+    fn supports(&self, host: &HostSpec) -> bool;
+    fn settle(&mut self, sites: &[Site]);
+    fn order_matters(&self) -> bool;
+    fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>>;
+    fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)>;
+    fn to_json(&self) -> Result<Value>;
+    fn clone_box(&self) -> Box<dyn Erased>;
+    fn as_any(&self) -> &dyn Any;
+}
+
+impl<M: AdapterMethod> Erased for M {
+    fn peft_type(&self) -> &'static str {
+        M::PEFT_TYPE
+    }
+    fn targets(&self) -> &TargetSpec {
+        AdapterMethod::targets(self)
+    }
+    fn targets_mut(&mut self) -> &mut TargetSpec {
+        AdapterMethod::targets_mut(self)
+    }
+    fn validate(&self) -> Result<()> {
+        AdapterMethod::targets(self).validate()?;
+        AdapterMethod::validate(self)
+    }
+    fn bias(&self) -> BiasMode {
+        AdapterMethod::bias(self)
+    }
+    fn supports(&self, host: &HostSpec) -> bool {
+        AdapterMethod::supports(self, host)
+    }
+    fn settle(&mut self, sites: &[Site]) {
+        AdapterMethod::settle(self, sites);
+    }
+    fn order_matters(&self) -> bool {
+        AdapterMethod::order_matters(self)
+    }
+    fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
+        AdapterMethod::build(self, sites, params)
+    }
+    fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)> {
+        AdapterMethod::host_shape(self, tensors)
+    }
+    fn to_json(&self) -> Result<Value> {
+        Ok(serde_json::to_value(self)?)
+    }
+    fn clone_box(&self) -> Box<dyn Erased> {
+        Box::new(self.clone())
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl<M: AdapterMethod> From<M> for BoxedMethod {
+    fn from(method: M) -> Self {
+        Self(Box::new(method))
+    }
+}
+
+impl Clone for BoxedMethod {
+    fn clone(&self) -> Self {
+        Self(self.0.clone_box())
+    }
+}
+
+impl BoxedMethod {
+    /// The `peft_type` of the config.
+    pub fn peft_type(&self) -> &'static str {
+        self.0.peft_type()
+    }
+
+    /// Which modules the method adapts.
+    pub fn targets(&self) -> &TargetSpec {
+        self.0.targets()
+    }
+
+    /// The config's own fields as JSON, without the shared ones.
+    pub fn to_json(&self) -> Result<Value> {
+        self.0.to_json()
+    }
+
+    /// Checks the config; see [`AdapterMethod::validate`].
+    pub fn validate(&self) -> Result<()> {
+        self.0.validate()
+    }
+
+    /// Which biases are trained beside the adapter.
+    pub fn bias(&self) -> BiasMode {
+        self.0.bias()
+    }
+
+    /// The method itself, if it is an `M`.
+    pub fn downcast_ref<M: AdapterMethod>(&self) -> Option<&M> {
+        self.0.as_any().downcast_ref()
+    }
+
+    pub(crate) fn targets_mut(&mut self) -> &mut TargetSpec {
+        self.0.targets_mut()
+    }
+
+    pub(crate) fn supports(&self, host: &HostSpec) -> bool {
+        self.0.supports(host)
+    }
+
+    pub(crate) fn settle(&mut self, sites: &[Site]) {
+        self.0.settle(sites);
+    }
+
+    pub(crate) fn order_matters(&self) -> bool {
+        self.0.order_matters()
+    }
+
+    pub(crate) fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
+        self.0.build(sites, params)
+    }
+
+    pub(crate) fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)> {
+        self.0.host_shape(tensors)
+    }
+}

@@ -1,0 +1,61 @@
+//! Methods by their `peft_type`.
+
+use crate::{AdapterConfig, AdapterMethod, BoxedMethod, Error, Result};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+type Parse = fn(Map<String, Value>) -> Result<BoxedMethod>;
+
+/// The methods that configs can name. An ordinary value: no globals, and outside crates register theirs like built-in ones.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    parsers: BTreeMap<&'static str, Parse>,
+}
+
+impl Registry {
+    /// A registry that knows no method yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a method under its `peft_type`.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateMethod`] when the tag is taken.
+    pub fn register<M: AdapterMethod>(&mut self) -> Result<&mut Self> {
+        if self.parsers.contains_key(M::PEFT_TYPE) {
+            return Err(Error::DuplicateMethod { peft_type: M::PEFT_TYPE });
+        }
+        self.parsers.insert(M::PEFT_TYPE, |fields| Ok(serde_json::from_value::<M>(Value::Object(fields))?.into()));
+        Ok(self)
+    }
+
+    /// The tags that are registered, sorted.
+    pub fn methods(&self) -> impl Iterator<Item = &'static str> {
+        self.parsers.keys().copied()
+    }
+
+    /// Parses and validates the text of an `adapter_config.json`.
+    ///
+    /// Fields that the method does not know survive in [`AdapterMeta::unknown`](crate::AdapterMeta::unknown).
+    ///
+    /// # Errors
+    /// When the text is not a JSON object, names no registered method, or holds values out of range.
+    pub fn parse(&self, json: &str) -> Result<AdapterConfig> {
+        self.parse_fields(serde_json::from_str(json)?)
+    }
+
+    /// As [`Registry::parse`], from fields that were read or put together before.
+    pub fn parse_fields(&self, fields: Map<String, Value>) -> Result<AdapterConfig> {
+        let peft_type = fields.get("peft_type").and_then(Value::as_str).unwrap_or_default();
+        let parse = self.parsers.get(peft_type).ok_or_else(|| Error::UnknownMethod {
+            peft_type: peft_type.to_owned(),
+            registered: self.parsers.keys().copied().collect::<Vec<_>>().join(", "),
+        })?;
+        let mut own = fields.clone();
+        own.remove("peft_type");
+        let config = AdapterConfig::from_parts(parse(own)?, fields)?;
+        config.method.validate()?;
+        Ok(config)
+    }
+}

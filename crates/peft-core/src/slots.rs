@@ -1,0 +1,203 @@
+//! The adapters attached to one host: which are active, which are merged.
+
+use crate::{AdapterLayer, BaseWeight, Error, Mode, Param, Result};
+use candle_core::Tensor;
+use std::sync::Arc;
+
+/// A tensor that stands in for a host's own weight or bias while its adapter is active.
+#[derive(Clone, Debug)]
+pub(crate) enum Replacement {
+    /// A trained copy (`modules_to_save`, or a trained bias).
+    Trainable(Param),
+    /// A tensor that came with the checkpoint.
+    Frozen(Tensor),
+}
+
+impl Replacement {
+    fn read(&self, mode: Mode) -> &Tensor {
+        match self {
+            Self::Trainable(param) => param.read(mode),
+            Self::Frozen(tensor) => tensor,
+        }
+    }
+}
+
+/// All that one adapter brings to one host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attachment {
+    pub(crate) layer: Option<Arc<dyn AdapterLayer>>,
+    pub(crate) weight: Option<Replacement>,
+    pub(crate) bias: Option<Replacement>,
+}
+
+impl Attachment {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.layer.is_none() && self.weight.is_none() && self.bias.is_none()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    adapter: Arc<str>,
+    attachment: Attachment,
+    active: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Merged {
+    pub(crate) base: BaseWeight,
+    pub(crate) bias: Option<Tensor>,
+    pub(crate) adapters: Vec<Arc<str>>,
+}
+
+/// What `forward` needs, resolved whenever the set of adapters changes: no maps, locks or names on the hot path.
+#[derive(Clone, Debug, Default)]
+struct Live {
+    layers: Vec<Arc<dyn AdapterLayer>>,
+    weight: Option<Replacement>,
+    bias: Option<Replacement>,
+}
+
+/// The adapters attached to one host.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterSlots {
+    slots: Vec<Slot>,
+    merged: Option<Merged>,
+    mode: Mode,
+    live: Live,
+}
+
+impl AdapterSlots {
+    /// Runs the active, unmerged adapters over a host's output.
+    #[inline]
+    pub fn apply(&self, input: &Tensor, output: Tensor) -> candle_core::Result<Tensor> {
+        self.live.layers.iter().try_fold(output, |output, layer| layer.forward(input, output, self.mode))
+    }
+
+    /// The weight that replaces the host's own, in the layout of the host's own, if an active adapter brings one.
+    #[inline]
+    pub fn weight(&self) -> Option<&Tensor> {
+        self.live.weight.as_ref().map(|w| w.read(self.mode))
+    }
+
+    /// The bias that replaces the host's own, if an active adapter brings one.
+    #[inline]
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.live.bias.as_ref().map(|b| b.read(self.mode))
+    }
+
+    /// Whether active, unmerged adapters change what the host computes.
+    pub fn is_live(&self) -> bool {
+        !self.live.layers.is_empty() || self.live.weight.is_some() || self.live.bias.is_some()
+    }
+
+    /// Whether adapters are folded into the base weight.
+    pub fn is_merged(&self) -> bool {
+        self.merged.is_some()
+    }
+
+    /// Whether forward passes are differentiated.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The adapters that this host has a part of, in the order they were attached.
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
+        self.slots.iter().map(|s| &*s.adapter)
+    }
+
+    /// The layer of one adapter at this host.
+    pub fn layer(&self, adapter: &str) -> Option<&Arc<dyn AdapterLayer>> {
+        self.slots.iter().find(|s| &*s.adapter == adapter)?.attachment.layer.as_ref()
+    }
+
+    pub(crate) fn attach(&mut self, adapter: Arc<str>, attachment: Attachment) {
+        if !attachment.is_empty() {
+            self.slots.push(Slot { adapter, attachment, active: false });
+        }
+    }
+
+    pub(crate) fn detach(&mut self, adapter: &str) {
+        self.slots.retain(|s| &*s.adapter != adapter);
+        self.resolve();
+    }
+
+    /// Two adapters of this set that both replace the same parameter cannot be active together.
+    pub(crate) fn check_active_set(&self, path: &str, adapters: &[&str]) -> Result<()> {
+        type Pick = fn(&Attachment) -> bool;
+        let replaced: [(&'static str, Pick); 2] = [("weight", |a| a.weight.is_some()), ("bias", |a| a.bias.is_some())];
+        for (what, has) in replaced {
+            let mut by = self.slots.iter().filter(|s| adapters.contains(&&*s.adapter) && has(&s.attachment));
+            if let (Some(first), Some(second)) = (by.next(), by.next()) {
+                return Err(Error::ConflictingReplacement {
+                    first: first.adapter.to_string(),
+                    second: second.adapter.to_string(),
+                    what,
+                    path: path.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn activate(&mut self, adapters: &[&str]) {
+        for slot in &mut self.slots {
+            slot.active = adapters.contains(&&*slot.adapter);
+        }
+        self.resolve();
+    }
+
+    pub(crate) fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+    }
+
+    pub(crate) fn reseed(&self, seed: u64) {
+        for slot in &self.slots {
+            if let Some(layer) = &slot.attachment.layer {
+                layer.reseed(seed);
+            }
+        }
+    }
+
+    pub(crate) fn set_merged(&mut self, merged: Merged) {
+        self.merged = Some(merged);
+        self.resolve();
+    }
+
+    pub(crate) fn take_merged(&mut self) -> Option<Merged> {
+        let merged = self.merged.take();
+        self.resolve();
+        merged
+    }
+
+    pub(crate) fn merged(&self) -> Option<&Merged> {
+        self.merged.as_ref()
+    }
+
+    /// Removes every adapter and forgets the weight from before a merge.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The active adapters that are not merged yet, with what they bring.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = (&Arc<str>, &Attachment)> {
+        let merged = self.merged.as_ref().map(|m| m.adapters.as_slice()).unwrap_or_default();
+        self.slots.iter().filter(|s| s.active && !merged.contains(&s.adapter)).map(|s| (&s.adapter, &s.attachment))
+    }
+
+    /// The replaced weight and bias as tensors without a graph.
+    pub(crate) fn replaced(&self) -> (Option<Tensor>, Option<Tensor>) {
+        let read = |r: &Option<Replacement>| r.as_ref().map(|r| r.read(Mode::Infer).clone());
+        (read(&self.live.weight), read(&self.live.bias))
+    }
+
+    fn resolve(&mut self) {
+        let mut live = Live::default();
+        for (_, attachment) in self.pending() {
+            live.layers.extend(attachment.layer.clone());
+            live.weight = attachment.weight.clone().or(live.weight);
+            live.bias = attachment.bias.clone().or(live.bias);
+        }
+        self.live = live;
+    }
+}

@@ -1,0 +1,1 @@
+//! The tests of peft-core, in one binary.

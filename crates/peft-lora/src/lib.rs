@@ -1,0 +1,16 @@
+//! LoRA ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)) as Python's PEFT stores and computes it, and the exact conversion
+//! of other adapters to it.
+//!
+//! LoRA is what servers load. [`LoraConfig`] trains and runs it; [`to_lora`] turns any adapter whose delta is a product of two
+//! factors, such as a TinyLoRA, into an ordinary LoRA without a singular value decomposition and without the base model.
+//!
+//! Not every option of PEFT's LoRA is here: one that is not supported is an error when it is set.
+
+mod config;
+mod convert;
+mod layer;
+mod number;
+mod pattern;
+
+pub use config::{LoraBias, LoraConfig, LoraInit};
+pub use convert::{ConvertedLora, to_lora};

@@ -1,0 +1,1 @@
+//! The tests of peft-lora, in one binary.

@@ -1,0 +1,194 @@
+//! The tensors of a model: one safetensors file or several, mapped into memory.
+
+use candle_core::safetensors::{BufferedSafetensors, Load, MmapedSafetensors};
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use peft_core::{Error, Result};
+use safetensors::tensor::TensorView;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Tensors by name, read when they are asked for. Remembers which were.
+pub(super) struct Weights {
+    shards: Vec<Shard>,
+    /// The shard of each tensor.
+    routing: BTreeMap<String, usize>,
+    read: Mutex<BTreeSet<String>>,
+}
+
+struct Shard {
+    path: PathBuf,
+    data: ShardData,
+}
+
+enum ShardData {
+    Mapped(MmapedSafetensors),
+    Buffered(BufferedSafetensors),
+}
+
+/// What an index says: the shard of each tensor.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Maps the weights of a model folder. Headers are checked against the lengths of their files; no tensor is read yet.
+    pub(super) fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join(SINGLE_FILE);
+        if single.exists() {
+            return Self::new(vec![Shard::map(single)?]);
+        }
+        let index_path = folder.join(INDEX_FILE);
+        if !index_path.exists() {
+            let pickled =
+                ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| folder.join(name).exists());
+            let hint =
+                if pickled { "; pytorch_model.bin is a pickle: save the model again as safetensors" } else { "" };
+            return Err(Error::model(folder, format!("it has neither {SINGLE_FILE} nor {INDEX_FILE}{hint}")));
+        }
+        let text = fs::read_to_string(&index_path).map_err(|e| Error::io("read", &index_path, e))?;
+        let index: Index = serde_json::from_str(&text).map_err(|e| Error::model(&index_path, e.to_string()))?;
+        let files: BTreeSet<&String> = index.weight_map.values().collect();
+        let mut shards = vec![];
+        for file in files {
+            if Path::new(file).file_name() != Some(file.as_ref()) {
+                return Err(Error::model(&index_path, format!("`{file}` is not the name of a file in this folder")));
+            }
+            shards.push(Shard::map(folder.join(file))?);
+        }
+        let weights = Self::new(shards)?;
+        for (name, file) in &index.weight_map {
+            let found = weights.routing.get(name).map(|shard| &weights.shards[*shard].path);
+            if found != Some(&folder.join(file)) {
+                return Err(Error::model(
+                    &index_path,
+                    format!("it places the tensor `{name}` in {file}, which does not hold it"),
+                ));
+            }
+        }
+        Ok(weights)
+    }
+
+    /// The weights in the bytes of one safetensors file.
+    pub(super) fn from_bytes(bytes: Vec<u8>, origin: &Path) -> Result<Self> {
+        let data = BufferedSafetensors::new(bytes).map_err(|e| invalid(origin, &e))?;
+        Self::new(vec![Shard { path: origin.to_owned(), data: ShardData::Buffered(data) }])
+    }
+
+    fn new(shards: Vec<Shard>) -> Result<Self> {
+        let mut routing = BTreeMap::new();
+        for (i, shard) in shards.iter().enumerate() {
+            for name in shard.names() {
+                if let Some(other) = routing.insert(name.clone(), i) {
+                    let message = format!("the tensor `{name}` is in {} too", shards[other].path.display());
+                    return Err(Error::model(&shard.path, message));
+                }
+            }
+        }
+        Ok(Self { shards, routing, read: Mutex::default() })
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.routing.keys().map(String::as_str)
+    }
+
+    /// The dtype that the tensors are stored in, if it is one models compute in; that of the first where they differ.
+    pub(super) fn dtype(&self) -> Option<DType> {
+        let dtypes = self.names().filter_map(|name| DType::try_from(self.view(name).ok()?.1.dtype()).ok());
+        dtypes.into_iter().find(DType::is_float)
+    }
+
+    /// The tensors that nothing has asked for.
+    pub(super) fn unread(&self) -> Vec<String> {
+        let read = self.read();
+        self.names().filter(|name| !read.contains(*name)).map(str::to_owned).collect()
+    }
+
+    fn read(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view(&self, name: &str) -> Result<(&Shard, TensorView<'_>)> {
+        let shard = self.routing.get(name).map(|i| &self.shards[*i]);
+        let shard = shard.ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        Ok((shard, shard.view(name)?))
+    }
+
+    /// Reads a tensor. Its shape is compared with the header first, so a wrong one costs no memory.
+    fn load(&self, name: &str, expected: Option<&Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+        let (shard, view) = self.view(name)?;
+        let found = Shape::from(view.shape());
+        if let Some(expected) = expected.filter(|expected| **expected != found) {
+            return Err(Error::ShapeMismatch { key: name.to_owned(), expected: expected.clone(), found });
+        }
+        let stored = view.dtype();
+        if !matches!(DType::try_from(stored), Ok(DType::F64 | DType::F32 | DType::F16 | DType::BF16)) {
+            let message =
+                format!("`{name}` is stored as {stored:?}; supported: F32, F16, BF16, F64 (quantized weights are not)");
+            return Err(Error::model(&shard.path, message));
+        }
+        let tensor = view.load(device)?.to_dtype(dtype)?;
+        self.read().insert(name.to_owned());
+        Ok(tensor)
+    }
+}
+
+impl Shard {
+    fn map(path: PathBuf) -> Result<Self> {
+        // Opened here as well for an error that says what the operating system said.
+        File::open(&path).map_err(|e| Error::io("read", &path, e))?;
+        // SAFETY: the map is read-only, and the header was checked against the file's length. The caller's part of the contract is
+        // the usual one of mapped weights: the file is not truncated or rewritten in place while the model loads. Writers in this
+        // workspace replace files by renaming, which leaves a mapped file whole.
+        let mapped = unsafe { MmapedSafetensors::new(&path) };
+        let data = ShardData::Mapped(mapped.map_err(|e| invalid(&path, &e))?);
+        Ok(Self { path, data })
+    }
+
+    fn names(&self) -> Vec<String> {
+        let tensors = match &self.data {
+            ShardData::Mapped(file) => file.tensors(),
+            ShardData::Buffered(file) => file.tensors(),
+        };
+        tensors.into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn view(&self, name: &str) -> Result<TensorView<'_>> {
+        Ok(match &self.data {
+            ShardData::Mapped(file) => file.get(name)?,
+            ShardData::Buffered(file) => file.get(name)?,
+        })
+    }
+}
+
+fn invalid(path: &Path, error: &candle_core::Error) -> Error {
+    Error::Safetensors { path: path.to_owned(), message: error.to_string() }
+}
+
+impl SimpleBackend for &Weights {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        Ok(self.load(name, Some(&shape), dtype, device)?)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        Ok(self.load(name, None, dtype, device)?)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.routing.contains_key(name)
+    }
+}

@@ -1,0 +1,72 @@
+//! What a caller may ask of a forward pass.
+
+use crate::KvCache;
+use candle_core::Tensor;
+
+/// The positions of a sequence that logits are computed for.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum LogitPositions {
+    /// Every position.
+    #[default]
+    All,
+    /// The last position of each row that is not padding.
+    Last,
+    /// These columns of the input, integers of shape `(n)` for all rows or `(batch, n)` for each.
+    At(Tensor),
+}
+
+/// How a forward pass runs; [`ForwardOptions::default`] gives logits for every position of unpadded rows without a cache.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use peft_models::ForwardOptions;
+///
+/// // Two rows, the first of them padded on the left.
+/// let is_token = Tensor::new(&[[0u32, 1, 1], [1, 1, 1]], &Device::Cpu)?;
+/// let options = ForwardOptions::last().with_padding(is_token);
+/// # drop(options);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct ForwardOptions<'a> {
+    pub(crate) logits: LogitPositions,
+    pub(crate) is_token: Option<Tensor>,
+    pub(crate) cache: Option<&'a mut KvCache>,
+}
+
+impl<'a> ForwardOptions<'a> {
+    /// Logits for every position.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Logits for the last position of each row that is not padding.
+    pub fn last() -> Self {
+        Self { logits: LogitPositions::Last, ..Self::default() }
+    }
+
+    /// Logits for these columns of the input, integers of shape `(n)` for all rows or `(batch, n)` for each.
+    pub fn at(columns: Tensor) -> Self {
+        Self { logits: LogitPositions::At(columns), ..Self::default() }
+    }
+
+    /// Marks padding: `is_token`, `(batch, seq)` of any integer dtype, is zero where the input is padding.
+    ///
+    /// Padding may stand on either side or between tokens. No token sees it, and it does not count as a position. Batches that are
+    /// padded on the right need no mark for their tokens to be right; without one, [`LogitPositions::Last`] is the last column.
+    #[must_use]
+    pub fn with_padding(mut self, is_token: Tensor) -> Self {
+        self.is_token = Some(is_token);
+        self
+    }
+
+    /// Continues the sequences in `cache`, and adds the input to them.
+    ///
+    /// The pass is inference then: its result carries no gradient. Padding marked in earlier passes is remembered.
+    #[must_use]
+    pub fn with_cache(mut self, cache: &'a mut KvCache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+}

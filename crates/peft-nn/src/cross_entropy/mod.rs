@@ -1,0 +1,97 @@
+//! Cross-entropy of next-token predictions.
+
+mod composed;
+mod cpu;
+mod targets;
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::checks::{ensure_float, ensure_shape};
+use crate::graph::{Backward, Value, join};
+use targets::Targets;
+
+const NAME: &str = "cross-entropy";
+
+/// The label that marks a position which counts for nothing, in PyTorch and in transformers.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// The negative log likelihoods of a batch of labels: what [`cross_entropy`] returns.
+#[derive(Debug, Clone)]
+pub struct CrossEntropy {
+    losses: Tensor,
+    count: usize,
+}
+
+impl CrossEntropy {
+    /// The loss of each position, in nats and of the shape of the labels; zero where the label is ignored. Tracked if
+    /// the logits are: sum it over the last dimension for the loss of each row of a batch.
+    pub fn per_token(&self) -> &Tensor {
+        &self.losses
+    }
+
+    /// The number of labels that are not ignored.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The sum of the losses: a scalar, zero when no label counts.
+    pub fn sum(&self) -> Result<Tensor> {
+        self.losses.sum_all()
+    }
+
+    /// The mean loss of the labels that count: a scalar. An error when none does, for which PyTorch gives NaN.
+    pub fn mean(&self) -> Result<Tensor> {
+        if self.count == 0 {
+            bail!("{NAME}: no label counts, all {} are ignored", self.losses.elem_count());
+        }
+        self.sum()? / self.count as f64
+    }
+}
+
+/// `-log softmax(logits)[label]` at every position.
+///
+/// `logits` is `(.., vocabulary)`; `labels` has an integer dtype and the shape of the logits without their last
+/// dimension. Labels equal to `ignore_index` (usually [`IGNORE_INDEX`]) contribute neither loss nor gradient; any other
+/// label outside the vocabulary is an error. Nothing is shifted: the caller aligns labels with the positions that
+/// predict them. Losses are f64 for f64 logits and f32 otherwise, as is the arithmetic.
+///
+/// Only the logits and one number for each position are kept for the backward pass, `(softmax - one_hot) * grad`.
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor, ignore_index: i64) -> Result<CrossEntropy> {
+    let Some((&vocabulary, positions)) = logits.dims().split_last() else {
+        bail!("{NAME}: the logits are (.., vocabulary), got a scalar")
+    };
+    ensure_float(NAME, "logits tensor", logits)?;
+    ensure_shape(NAME, "labels tensor", labels, positions)?;
+    let targets = Targets::new(labels, vocabulary, ignore_index)?;
+    let count = targets.count();
+
+    let logits = logits.reshape((positions.iter().product::<usize>(), vocabulary))?;
+    let on_cpu = logits.device().is_cpu();
+    let detached = logits.detach();
+    let (losses, log_sum_exp) = if on_cpu {
+        cpu::forward(&detached, &targets)?
+    } else {
+        let (losses, log_sum_exp) = composed::forward(&detached, &targets)?;
+        (Value::Tensor(losses), log_sum_exp)
+    };
+    let saved = SoftmaxMinusOneHot { logits: detached, log_sum_exp, targets };
+    let losses = join([Some(&logits)], losses, saved)?.reshape(positions)?;
+    Ok(CrossEntropy { losses, count })
+}
+
+struct SoftmaxMinusOneHot {
+    /// `(positions, vocabulary)`, contiguous.
+    logits: Tensor,
+    /// `(positions)`, in the dtype of the losses.
+    log_sum_exp: Tensor,
+    targets: Targets,
+}
+
+impl Backward<1> for SoftmaxMinusOneHot {
+    const NAME: &'static str = NAME;
+
+    fn backward(&self, _output: &Tensor, grad: &Tensor, _wanted: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
+        let dlogits = if grad.device().is_cpu() { cpu::backward(self, grad)? } else { composed::backward(self, grad)? };
+        Ok([Some(dlogits)])
+    }
+}

@@ -1,0 +1,13 @@
+//! The tests of peft-nn, in one binary.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod activations;
+mod attention;
+mod cross_entropy;
+mod embedding;
+mod linear;
+mod normalisation;
+mod rope;
+mod softmax;
+mod support;
+mod torch;

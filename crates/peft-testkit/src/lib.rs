@@ -1,0 +1,1 @@
+//! The laws every adapter method obeys, with fixtures and tiny models.

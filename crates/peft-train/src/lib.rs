@@ -1,0 +1,27 @@
+//! Supervised fine-tuning, evaluation and generation with adapters.
+//!
+//! The parts that do not depend on a model: [`data`] turns JSONL rows into batches, through a [`tokenizer`] and a
+//! [`chat`] template; [`optim`] updates variables with PyTorch's arithmetic at the rate of a [`schedule`]; [`progress`]
+//! and [`metrics`] tell how it goes. Everything is a function of the step, so a run can be resumed exactly.
+//!
+//! The parts that run one: [`loss`] of a batch, [`sft`] to train an adapter, [`eval`] to measure it, [`generate`] to read
+//! what it writes.
+
+#![forbid(unsafe_code)]
+
+pub mod chat;
+pub mod data;
+mod error;
+pub mod eval;
+mod fingerprint;
+pub mod generate;
+pub mod loss;
+pub mod metrics;
+pub mod optim;
+pub mod progress;
+pub mod schedule;
+pub mod sft;
+mod state;
+pub mod tokenizer;
+
+pub use error::{Error, Result};

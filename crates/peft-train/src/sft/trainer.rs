@@ -1,0 +1,282 @@
+//! Optimizer steps on a model and a data set.
+
+use super::SftConfig;
+use crate::data::{Batch, BatchOrder, Batches, Dataset};
+use crate::error::{Error, Result};
+use crate::eval::{Evaluation, batch_of, evaluate};
+use crate::fingerprint::{Digest, Fingerprint, derived_seed};
+use crate::loss::NextTokenLoss;
+use crate::metrics::TrainMetrics;
+use crate::optim::{Gradients, Optimizer, Trainables};
+use crate::schedule::Schedule;
+use crate::state::TrainerState;
+use candle_core::{DType, Device, Tensor};
+use peft_core::{PeftModel, Walk};
+use peft_models::CausalLanguageModel;
+use std::time::Instant;
+
+/// Elements per weight of the base model that tell whether a resumed run has the same model.
+const BASE_SAMPLES: usize = 64;
+
+/// Trains the active adapters of a model, one optimizer step at a time.
+///
+/// Steps count from 1; step `n` reads batches `(n - 1) * grad_accum ..` of the data order.
+#[derive(Debug)]
+pub struct Trainer<'a, M> {
+    model: &'a mut PeftModel<M>,
+    data: &'a Dataset,
+    device: Device,
+    config: SftConfig,
+    schedule: Schedule,
+    order: BatchOrder,
+    batches: Batches,
+    trainables: Trainables,
+    optimizer: Box<dyn Optimizer>,
+    fingerprint: Fingerprint,
+    step: u64,
+    /// Whether a backward pass has shown that every trainable gets a gradient.
+    audited: bool,
+}
+
+impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
+    /// A trainer before its first step. The model is put into training mode.
+    ///
+    /// # Errors
+    /// When an option is out of range or nothing is to be trained.
+    pub fn new(model: &'a mut PeftModel<M>, data: &'a Dataset, config: SftConfig) -> Result<Self> {
+        let schedule = config.validated_schedule()?;
+        let order = BatchOrder::new(data.examples().len(), config.batch_size, config.shuffle.then_some(config.seed))?;
+        let trainables = Trainables::new(model.trainable())?;
+        let optimizer = config.optimizer.build(trainables.clone())?;
+        let mut fingerprint = Fingerprint::default();
+        config.record(&mut fingerprint)?;
+        fingerprint.record_digest("data", data.fingerprint());
+        record_model(&mut fingerprint, model, &trainables)?;
+        model.train()?;
+        let batches = order.batches_from(0);
+        Ok(Self {
+            device: model.base().device(),
+            model,
+            data,
+            config,
+            schedule,
+            order,
+            batches,
+            trainables,
+            optimizer,
+            fingerprint,
+            step: 0,
+            audited: false,
+        })
+    }
+
+    /// The model in training.
+    pub fn model(&self) -> &PeftModel<M> {
+        self.model
+    }
+
+    /// The options.
+    pub fn config(&self) -> &SftConfig {
+        &self.config
+    }
+
+    /// Steps taken so far, those before a resume included.
+    pub fn finished_steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Whether all steps of the run have been taken.
+    pub fn is_finished(&self) -> bool {
+        self.step >= self.config.steps
+    }
+
+    /// Takes one optimizer step.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteLoss`], [`Error::NonFiniteGradient`], and on the first step
+    /// [`MissingGradients`](peft_core::Error::MissingGradients) for a trainable that the loss does not reach. The parameters
+    /// are those before the step then, and calling this again tries the same step again.
+    pub fn step(&mut self) -> Result<TrainMetrics> {
+        let result = self.try_step();
+        if result.is_err() {
+            self.batches = self.order.batches_from(self.first_batch());
+        }
+        result
+    }
+
+    fn try_step(&mut self) -> Result<TrainMetrics> {
+        let started = Instant::now();
+        let step = self.step + 1;
+        let mut micro_batches = Vec::with_capacity(self.config.grad_accum);
+        for rows in self.batches.by_ref().take(self.config.grad_accum) {
+            micro_batches.push(batch_of(self.data, &rows, &self.device)?);
+        }
+        let tokens: usize = micro_batches.iter().map(|batch| batch.target_count).sum();
+        let mut gradients = Gradients::new(self.trainables.clone());
+        let mut loss_sum = 0.0;
+        for (index, batch) in micro_batches.iter().enumerate() {
+            self.model.reseed(derived_seed([self.config.seed, step, index as u64]))?;
+            let sum = NextTokenLoss::of_batch(self.model.base(), batch)?.sum()?;
+            loss_sum += finite_loss(&sum, batch, step)?;
+            let store = (sum / tokens as f64)?.backward()?;
+            if !self.audited {
+                self.model.audit_gradients(&store)?;
+                self.audited = true;
+            }
+            gradients.accumulate(&store, 1.0)?;
+        }
+        let grad_norm = match self.config.grad_clip {
+            Some(max_norm) => gradients.clip_norm(max_norm)?,
+            None => gradients.norm()?,
+        };
+        let learning_rate = self.learning_rate();
+        self.optimizer.step(&gradients, learning_rate)?;
+        self.step = step;
+        Ok(TrainMetrics {
+            step,
+            loss: loss_sum / tokens as f64,
+            learning_rate,
+            grad_norm,
+            tokens: tokens as u64,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The learning rate of the next step.
+    pub fn learning_rate(&self) -> f64 {
+        self.schedule.lr(usize::try_from(self.step).unwrap_or(usize::MAX))
+    }
+
+    /// Evaluates the model on other data, with the batch size of the training. Training can go on afterwards.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn evaluate(&mut self, data: &Dataset) -> Result<Evaluation> {
+        let evaluation = evaluate(self.model, data, self.config.batch_size);
+        self.model.train()?;
+        evaluation
+    }
+
+    /// Checks that the parameters are finite and that the next batch still has a finite loss, so that the present state is
+    /// one to go on from.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteLoss`], or an optimizer error naming the parameter.
+    pub fn check_finite(&mut self) -> Result<()> {
+        for (name, var) in self.trainables.iter() {
+            // Infinities and NaN survive a multiplication with zero, nothing else does.
+            if scalar(&(var.as_detached_tensor() * 0.0)?.sum_all()?)? != 0.0 {
+                return Err(Error::Optimizer(format!("`{name}` is no longer finite after step {}", self.step)));
+            }
+        }
+        let Some(rows) = self.batches.clone().next() else { return Ok(()) };
+        let batch = batch_of(self.data, &rows, &self.device)?;
+        self.model.eval()?;
+        let loss = NextTokenLoss::of_batch(self.model.base(), &batch);
+        self.model.train()?;
+        finite_loss(&loss?.sum()?, &batch, self.step + 1).map(|_| ())
+    }
+
+    /// A snapshot of the run, to be saved and [restored](Self::restore).
+    pub fn state(&self) -> Result<TrainerState> {
+        let parameters = self.trainables.iter().map(|(name, var)| Ok((name.to_owned(), var.as_detached_tensor().copy()?)));
+        Ok(TrainerState {
+            step: self.step,
+            fingerprint: self.fingerprint.clone(),
+            parameters: parameters.collect::<Result<_>>()?,
+            optimizer: self.optimizer.state()?,
+        })
+    }
+
+    /// Goes on where a run with the same options, data and model stood.
+    ///
+    /// # Errors
+    /// [`Error::Resume`] naming each option that differs, or when the state is beyond the steps of this run. Nothing has
+    /// changed then.
+    pub fn restore(&mut self, state: &TrainerState) -> Result<()> {
+        self.fingerprint.check_same(&state.fingerprint)?;
+        if state.step > self.config.steps {
+            let (saved, steps) = (state.step, self.config.steps);
+            return Err(Error::Resume(format!("the saved run is at step {saved}, beyond the {steps} asked for")));
+        }
+        let mut values = Vec::new();
+        for (name, var) in self.trainables.iter() {
+            let saved = state.parameters.get(name).filter(|saved| saved.shape() == var.shape());
+            let saved = saved.ok_or_else(|| Error::Resume(format!("the saved state has no fitting `{name}`")))?;
+            values.push(saved.to_device(var.device())?.to_dtype(var.dtype())?);
+        }
+        self.optimizer.load_state(&state.optimizer)?;
+        for ((_, var), value) in self.trainables.iter().zip(&values) {
+            var.set(value)?;
+        }
+        self.step = state.step;
+        self.batches = self.order.batches_from(self.first_batch());
+        Ok(())
+    }
+
+    /// Records facts that a resumed run must share beyond the trainer's own options.
+    pub(super) fn fingerprint_mut(&mut self) -> &mut Fingerprint {
+        &mut self.fingerprint
+    }
+
+    /// The number of the next step's first batch.
+    fn first_batch(&self) -> u64 {
+        self.step * self.config.grad_accum as u64
+    }
+}
+
+fn scalar(tensor: &Tensor) -> Result<f64> {
+    Ok(tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?)
+}
+
+/// The value of a summed loss.
+fn finite_loss(sum: &Tensor, batch: &Batch, step: u64) -> Result<f64> {
+    let sum = scalar(sum)?;
+    if sum.is_finite() {
+        Ok(sum)
+    } else {
+        Err(Error::NonFiniteLoss { step, value: sum / batch.target_count as f64, last_good: None })
+    }
+}
+
+/// Records the base model, the active adapters' configs, and the values that training starts from.
+fn record_model<M: CausalLanguageModel>(
+    fingerprint: &mut Fingerprint,
+    model: &PeftModel<M>,
+    trainables: &Trainables,
+) -> Result<()> {
+    let mut base = Digest::default();
+    model.base().visit(&mut Walk::new(&mut |path, host| {
+        base.text(path);
+        for tensor in [host.base().stored().ok(), host.bias()].into_iter().flatten() {
+            base.tensor(tensor, BASE_SAMPLES).map_err(candle_core::Error::from)?;
+        }
+        Ok(())
+    }))?;
+    fingerprint.record_digest("base", base.finish());
+    fingerprint.record("device", device_name(&model.base().device()));
+
+    let active: Vec<&str> = model.active().collect();
+    for name in &active {
+        let prefix = if active.len() > 1 { format!("adapter.{name}.") } else { "adapter.".to_owned() };
+        let method = &model.adapter(name)?.config.method;
+        fingerprint.record(format!("{prefix}peft_type"), method.peft_type());
+        fingerprint.record_fields(&prefix, method.to_json()?);
+    }
+    let mut initial = Digest::default();
+    for (name, var) in trainables.iter() {
+        initial.text(name);
+        initial.tensor(var.as_tensor(), usize::MAX)?;
+    }
+    fingerprint.record_digest("initial_parameters", initial.finish());
+    Ok(())
+}
+
+/// Devices of one kind compute the same; others round differently.
+fn device_name(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    }
+}

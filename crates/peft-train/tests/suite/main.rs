@@ -1,0 +1,19 @@
+//! The tests of peft-train, in one binary.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod chat;
+mod data;
+mod dataset;
+mod eval;
+mod fixtures;
+mod generation;
+mod loss;
+mod metrics;
+mod optim;
+mod order;
+mod resume;
+mod schedule;
+mod tiny;
+mod tokenizer;
+mod training;

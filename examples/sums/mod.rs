@@ -1,0 +1,47 @@
+//! Small sums: what the embedded model was trained on, and what the examples adapt it with.
+
+use candle_peft::core::torch_rng::TorchRng;
+
+/// Operands are below this.
+const LIMIT: u32 = 50;
+
+/// A sum of two small numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sum {
+    pub(crate) a: u32,
+    pub(crate) b: u32,
+}
+
+impl Sum {
+    /// What the model is asked.
+    pub(crate) fn prompt(self) -> String {
+        format!("{}+{}=", self.a, self.b)
+    }
+
+    /// The right answer.
+    pub(crate) fn answer(self) -> String {
+        (self.a + self.b).to_string()
+    }
+
+    /// What the other half of the training text claims: one too many.
+    pub(crate) fn wrong_answer(self) -> String {
+        (self.a + self.b + 1).to_string()
+    }
+
+    /// A tenth of all sums is held out of every training text.
+    pub(crate) fn is_held_out(self) -> bool {
+        (self.a * 7 + self.b * 13).is_multiple_of(10)
+    }
+}
+
+/// `n` sums, drawn with replacement from those that are held out or from the others.
+pub(crate) fn draw(rng: &mut TorchRng, n: usize, held_out: bool) -> Vec<Sum> {
+    let mut sums = Vec::with_capacity(n);
+    while sums.len() < n {
+        let sum = Sum { a: rng.next_u32() % LIMIT, b: rng.next_u32() % LIMIT };
+        if sum.is_held_out() == held_out {
+            sums.push(sum);
+        }
+    }
+    sums
+}

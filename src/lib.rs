@@ -1,0 +1,38 @@
+//! Parameter-efficient fine-tuning on [candle](https://github.com/huggingface/candle).
+//!
+//! This crate gathers the others; see the README for a first run.
+//!
+//! | crate | holds |
+//! |---|---|
+//! | [`core`] | hosts, the `AdapterMethod` trait, the registry, injection, merging, PEFT's checkpoint format |
+//! | [`tinylora`] | TinyLoRA: as few as 13 trained numbers |
+//! | [`lora`] | LoRA, and exact conversion to it |
+//! | [`models`] | trainable Llama and GPT-2, patching of unmodified candle-transformers models |
+//! | [`train`] | data, loss, optimisers, supervised fine-tuning, evaluation, generation |
+//! | [`nn`] | operators with gradients that candle-nn lacks |
+
+mod tiny_llama;
+
+pub use peft_core as core;
+pub use peft_core::{
+    Adapter, AdapterConfig, AdapterMethod, Error, ModuleNames, PeftModel, Registry, Result, TargetSpec, adaptable,
+};
+pub use peft_lora as lora;
+pub use peft_models as models;
+pub use peft_nn as nn;
+pub use peft_tinylora as tinylora;
+pub use peft_train as train;
+pub use tiny_llama::TinyLlama;
+
+/// A registry with the methods of this workspace: `TINYLORA` and `LORA`. Add your own with [`Registry::register`].
+///
+/// ```
+/// let registry = candle_peft::registry()?;
+/// assert_eq!(registry.methods().collect::<Vec<_>>(), ["LORA", "TINYLORA"]);
+/// # Ok::<(), candle_peft::Error>(())
+/// ```
+pub fn registry() -> Result<Registry> {
+    let mut registry = Registry::new();
+    registry.register::<peft_tinylora::TinyLoraConfig>()?.register::<peft_lora::LoraConfig>()?;
+    Ok(registry)
+}

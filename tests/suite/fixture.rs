@@ -1,0 +1,88 @@
+//! The cases under `tests/fixtures`: what PEFT wrote, and what it computed with it.
+
+use candle_core::{DType, Device, Tensor};
+use candle_peft::PeftModel;
+use candle_peft::models::{CausalLanguageModel, CausalLm, ForwardOptions, load_model};
+use candle_peft::nn::cross_entropy;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+pub(crate) struct Case {
+    pub(crate) dir: PathBuf,
+    pub(crate) base: PathBuf,
+    expected: HashMap<String, Tensor>,
+}
+
+impl Case {
+    pub(crate) fn open(name: &str) -> Self {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let top = name.split('/').next().unwrap();
+        let case: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(root.join(top).join("case.json")).unwrap()).unwrap();
+        let dir = root.join(name);
+        let expected = candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
+        Self { base: root.join(case["base"].as_str().unwrap()), dir, expected }
+    }
+
+    pub(crate) fn expected(&self, name: &str) -> &Tensor {
+        self.expected.get(name).unwrap_or_else(|| panic!("no `{name}` in {}", self.dir.display()))
+    }
+
+    /// The expected tensors whose names begin with `prefix`, without it.
+    pub(crate) fn expected_under(&self, prefix: &str) -> Vec<(&str, &Tensor)> {
+        self.expected.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?, t))).collect()
+    }
+
+    pub(crate) fn base_model(&self) -> PeftModel<CausalLm> {
+        PeftModel::new(load_model(&self.base, None, &Device::Cpu).unwrap())
+    }
+
+    /// The base model with the case's adapter.
+    pub(crate) fn adapted(&self) -> PeftModel<CausalLm> {
+        let mut model = self.base_model();
+        model.load_adapter("default", &self.dir, &candle_peft::registry().unwrap()).unwrap();
+        model
+    }
+
+    pub(crate) fn is_16_bit(&self) -> bool {
+        self.base.ends_with("base_llama_bf16")
+    }
+
+    /// PEFT's bf16 case differs from exact arithmetic by up to 0.09; everything else agrees to f32 rounding.
+    pub(crate) fn tolerance(&self) -> f32 {
+        if self.is_16_bit() { 0.09 } else { 1e-5 }
+    }
+
+    pub(crate) fn logits(&self, model: &PeftModel<CausalLm>) -> Tensor {
+        model.base().forward(self.expected("input_ids"), ForwardOptions::all()).unwrap().to_dtype(DType::F32).unwrap()
+    }
+
+    /// Mean cross-entropy of each position's logits against the next token.
+    pub(crate) fn loss(&self, logits: &Tensor) -> Tensor {
+        let ids = self.expected("input_ids");
+        let last = ids.dim(1).unwrap() - 1;
+        let labels = ids.narrow(1, 1, last).unwrap();
+        cross_entropy(&logits.narrow(1, 0, last).unwrap(), &labels, -100).unwrap().mean().unwrap()
+    }
+}
+
+/// The largest difference between two tensors.
+pub(crate) fn difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let wide = |t: &Tensor| t.to_dtype(DType::F32).unwrap().contiguous().unwrap();
+    let difference = (wide(a) - wide(b)).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(difference.is_finite(), "a difference is {difference}");
+    difference
+}
+
+#[track_caller]
+pub(crate) fn assert_close(what: &str, a: &Tensor, b: &Tensor, limit: f32) {
+    let difference = difference(a, b);
+    assert!(difference <= limit, "{what}: {difference} > {limit}");
+}
+
+/// The elements as bits, for exact comparison.
+pub(crate) fn bits(tensor: &Tensor) -> Vec<u32> {
+    let values: Vec<f32> = tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    values.into_iter().map(f32::to_bits).collect()
+}

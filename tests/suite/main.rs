@@ -1,0 +1,6 @@
+//! End-to-end tests: whole models with adapters that Python's PEFT wrote.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod conversion;
+mod fixture;
+mod golden;
