@@ -23,11 +23,6 @@ impl Sum {
         (self.a + self.b).to_string()
     }
 
-    /// What the other half of the training text claims: one too many.
-    pub(crate) fn wrong_answer(self) -> String {
-        (self.a + self.b + 1).to_string()
-    }
-
     /// A tenth of all sums is held out of every training text.
     pub(crate) fn is_held_out(self) -> bool {
         (self.a * 7 + self.b * 13).is_multiple_of(10)

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-# `peft_version` names the writing library.
-FREE_FIELDS = {"peft_version"}
+# The writing library, and a flag that is true in every saved adapter but those of PEFT's own conversion.
+FREE_FIELDS = {"peft_version", "inference_mode"}
 
 
 def tensors(folder):

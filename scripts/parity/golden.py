@@ -12,18 +12,19 @@ import adapters
 from reference import check_loaded, strict_warnings
 
 LOGITS_LIMIT = 1e-5
-METHODS = ("TINYLORA",)
+# Cases of other methods are compared where they are.
+REQUIRED = "TINYLORA"
 
 
 def check(golden, rewritten, report):
-    """Compares every TinyLoRA case under `rewritten` with its original under `golden`."""
+    """Compares the cases under `rewritten` with their originals under `golden`."""
     for case in sorted(path.parent for path in Path(golden).glob("*/case.json")):
         facts = json.loads((case / "case.json").read_text())
-        if facts["peft_type"] not in METHODS:
-            continue
-        for config in sorted(case.rglob("adapter_config.json")):
-            original = config.parent
+        for expected in sorted(case.rglob("expected.safetensors")):
+            original = expected.parent
             name = str(original.relative_to(golden))
+            if facts["peft_type"] != REQUIRED and not (Path(rewritten) / name).exists():
+                continue
             try:
                 _check_case(name, original, Path(rewritten) / name, case.parent / facts["base"], report)
             except Exception as error:  # One broken case must not hide the others.

@@ -29,8 +29,20 @@ fn main() -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     let code = if error.is::<UsageError>() { USAGE } else { FAILURE };
     // An error that cannot be printed still has its exit code.
-    let _ = output.error(&format!("{error:#}"));
+    let _ = output.error(&message(&error));
     ExitCode::from(code)
+}
+
+/// An error and its causes; those that an error mentions itself are not repeated.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !message.contains(&cause) {
+            let separator = if message.is_empty() { "" } else { ": " };
+            message = format!("{message}{separator}{cause}");
+        }
+    }
+    message
 }
 
 /// Ends a run whose command line could not be parsed, or that asked for help.

@@ -63,6 +63,9 @@ pub(crate) fn inject(
     source: Option<&dyn TensorSource>,
     rng: TorchRng,
 ) -> Result<Adapter> {
+    if source.is_some() {
+        config.method.check_origin(&config.meta)?;
+    }
     let plan = Plan::new(model, config.method, source.is_none())?;
     let mut params = ParamBuilder::new(source).with_rng(rng);
     let mut parts = plan.build(&mut params)?;

@@ -1,6 +1,6 @@
 //! What the author of an adapter method implements, and its type-erased form.
 
-use crate::{AdapterLayer, BaseWeight, HostSpec, ParamBuilder, Result, TargetSpec};
+use crate::{AdapterLayer, AdapterMeta, BaseWeight, HostSpec, ParamBuilder, Result, TargetSpec};
 use candle_core::Shape;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -44,7 +44,7 @@ pub type SiteShapes = BTreeMap<String, Shape>;
 /// An adapter method: a validated config that knows how to build its layers.
 ///
 /// The config *is* the method. Its serde form is PEFT's `adapter_config.json` without the fields that every config shares
-/// ([`AdapterMeta`](crate::AdapterMeta)); flatten a [`TargetSpec`] into it for the fields that choose modules. All fields must
+/// ([`AdapterMeta`]); flatten a [`TargetSpec`] into it for the fields that choose modules. All fields must
 /// be serialized, also at their defaults: what is not is taken for unknown.
 pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The `peft_type` of the config, such as `LORA`.
@@ -61,6 +61,14 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) naming the field and the values it may have.
     fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Checks where a checkpoint comes from, such as the version of PEFT that wrote it; called when one is read.
+    ///
+    /// # Errors
+    /// When files of this origin cannot be read as they were meant.
+    fn check_origin(&self, _meta: &AdapterMeta) -> Result<()> {
         Ok(())
     }
 
@@ -103,6 +111,7 @@ trait Erased: Debug + Send + Sync {
     fn targets(&self) -> &TargetSpec;
     fn targets_mut(&mut self) -> &mut TargetSpec;
     fn validate(&self) -> Result<()>;
+    fn check_origin(&self, meta: &AdapterMeta) -> Result<()>;
     fn bias(&self) -> BiasMode;
     fn supports(&self, host: &HostSpec) -> bool;
     fn settle(&mut self, sites: &[Site]);
@@ -127,6 +136,9 @@ impl<M: AdapterMethod> Erased for M {
     fn validate(&self) -> Result<()> {
         AdapterMethod::targets(self).validate()?;
         AdapterMethod::validate(self)
+    }
+    fn check_origin(&self, meta: &AdapterMeta) -> Result<()> {
+        AdapterMethod::check_origin(self, meta)
     }
     fn bias(&self) -> BiasMode {
         AdapterMethod::bias(self)
@@ -198,6 +210,10 @@ impl BoxedMethod {
     /// The method itself, if it is an `M`.
     pub fn downcast_ref<M: AdapterMethod>(&self) -> Option<&M> {
         self.0.as_any().downcast_ref()
+    }
+
+    pub(crate) fn check_origin(&self, meta: &AdapterMeta) -> Result<()> {
+        self.0.check_origin(meta)
     }
 
     pub(crate) fn targets_mut(&mut self) -> &mut TargetSpec {

@@ -54,8 +54,26 @@ impl Registry {
         })?;
         let mut own = fields.clone();
         own.remove("peft_type");
-        let config = AdapterConfig::from_parts(parse(own)?, fields)?;
+        let method = parse(own.clone()).map_err(|e| name_field(*parse, &own, e))?;
+        let config = AdapterConfig::from_parts(method, fields)?;
         config.method.validate()?;
         Ok(config)
+    }
+}
+
+/// Serde does not say which field of a flattened struct is at fault; it is the one without which the rest parses.
+fn name_field(parse: Parse, fields: &Map<String, Value>, error: Error) -> Error {
+    let culprit = fields.iter().find(|(key, _)| {
+        let mut rest = fields.clone();
+        rest.remove(*key);
+        parse(rest).is_ok()
+    });
+    let message = match &error {
+        Error::ConfigSyntax(error) => error.to_string(),
+        error => error.to_string(),
+    };
+    match culprit {
+        Some((key, value)) => Error::config(format!("`{key}` is {value}: {message}")),
+        None => error,
     }
 }

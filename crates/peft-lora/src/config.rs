@@ -77,7 +77,7 @@ pub struct LoraConfig {
     #[serde(serialize_with = "number::one")]
     pub lora_alpha: f64,
     /// Probability of dropping an input feature in training. Embeddings ignore it, as in PEFT.
-    pub lora_dropout: f32,
+    pub lora_dropout: f64,
     /// Whether base weights are stored `(in, out)`; told from the model, kept for PEFT.
     pub fan_in_fan_out: bool,
     /// Which biases are trained too.
@@ -259,7 +259,7 @@ impl LoraConfig {
         let tensor = |values: Option<Vec<f32>>, shape| Ok(Tensor::from_vec(values.unwrap_or_default(), shape, device)?);
         let a = params.trainable(key_a, shape_a, dtype, device, || tensor(values_a, shape_a))?;
         let b = params.trainable(key_b, shape_b, dtype, device, || tensor(values_b, shape_b))?;
-        let dropout = Dropout::new(self.lora_dropout, index as u64);
+        let dropout = Dropout::new(self.lora_dropout as f32, index as u64);
         Ok(LoraLayer::new(kind, a, b, scale, embed_scale, dropout))
     }
 

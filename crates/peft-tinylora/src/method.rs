@@ -7,7 +7,7 @@ use crate::projection::Projection;
 use crate::{Groups, precision};
 use candle_core::{DType, Device, Tensor};
 use peft_core::{
-    AdapterLayer, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder, ParamKey, Persist,
+    AdapterLayer, AdapterMeta, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder, ParamKey, Persist,
     Result, Site, SiteShapes, TargetSpec, WeightLayout,
 };
 use std::sync::Arc;
@@ -35,6 +35,17 @@ impl AdapterMethod for TinyLoraConfig {
 
     fn validate(&self) -> Result<()> {
         self.check()
+    }
+
+    /// Version 0.19 of PEFT seeded projections by a hash that is random per process: what it left out cannot be drawn again.
+    fn check_origin(&self, meta: &AdapterMeta) -> Result<()> {
+        match meta.peft_version.as_deref() {
+            Some(version) if !self.save_projection && version.starts_with("0.19.") => Err(Error::config(format!(
+                "PEFT {version} wrote this adapter with `save_projection` false, and its projections cannot be drawn again; save it \
+                 with `save_projection` true",
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn bias(&self) -> BiasMode {

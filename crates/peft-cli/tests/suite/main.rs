@@ -1,1 +1,12 @@
 //! The tests of peft-cli, in one binary.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bad_data;
+mod bad_files;
+mod bad_fit;
+mod bad_output;
+mod commands;
+mod interruption;
+mod support;
+mod usage;

@@ -108,12 +108,11 @@ impl TorchRng {
                     *second = (radius * sin).mul_add(std, mean);
                 }
                 Arithmetic::Scalar => {
-                    // glibc's f32 functions round the exact value; so does rounding an f64 result.
-                    let radius = (-2.0 * f64::from(u1).ln() as f32).sqrt();
-                    let theta = (std::f64::consts::TAU * f64::from(u2)) as f32;
-                    let (sin, cos) = f64::from(theta).sin_cos();
-                    *first = radius * cos as f32 * std + mean;
-                    *second = radius * sin as f32 * std + mean;
+                    // The platform's logf, sinf and cosf, as in PyTorch.
+                    let radius = (-2.0 * u1.ln()).sqrt();
+                    let (sin, cos) = ((std::f64::consts::TAU * f64::from(u2)) as f32).sin_cos();
+                    *first = radius * cos * std + mean;
+                    *second = radius * sin * std + mean;
                 }
             }
         }

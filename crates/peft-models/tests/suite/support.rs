@@ -4,8 +4,12 @@ use candle_core::safetensors::load;
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
+use peft_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, load_model};
+use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// A folder of the golden fixtures.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -71,5 +75,96 @@ impl SimpleBackend for NamedWeights {
 
     fn contains_tensor(&self, name: &str) -> bool {
         name != "lm_head.weight"
+    }
+}
+
+/// A Llama of two layers, grouped queries and every optional bias, and its GPT-2 counterpart, both of 40 tokens and 32 positions.
+pub(crate) fn tiny_models(dtype: DType) -> [CausalLm; 2] {
+    let llama = Llama::new(tiny_llama_config(), NamedWeights::builder(dtype)).unwrap();
+    let gpt2 = Gpt2::new(tiny_gpt2_config(), NamedWeights::builder(dtype)).unwrap();
+    [llama.into(), gpt2.into()]
+}
+
+pub(crate) fn tiny_llama_config() -> LlamaConfig {
+    let mut config = LlamaConfig::default();
+    config.vocab_size = 40;
+    config.hidden_size = 12;
+    config.intermediate_size = 20;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 4;
+    config.num_key_value_heads = Some(2);
+    config.head_dim = Some(4);
+    config.max_position_embeddings = 32;
+    config.attention_bias = true;
+    config.mlp_bias = true;
+    config
+}
+
+pub(crate) fn tiny_gpt2_config() -> Gpt2Config {
+    let mut config = Gpt2Config::default();
+    config.vocab_size = 40;
+    config.n_embd = 12;
+    config.n_layer = 2;
+    config.n_head = 3;
+    config.n_positions = 32;
+    config
+}
+
+/// A copy of a model folder whose config and tensors can be changed.
+pub(crate) struct Folder {
+    dir: TempDir,
+}
+
+impl Folder {
+    pub(crate) fn copy_of(name: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(fixture(name).join(file), dir.path().join(file)).unwrap();
+        }
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    pub(crate) fn config(&self) -> Map<String, Value> {
+        serde_json::from_slice(&fs::read(self.file("config.json")).unwrap()).unwrap()
+    }
+
+    /// Sets a field of the config; `null` removes it.
+    pub(crate) fn set(self, key: &str, value: Value) -> Self {
+        let mut config = self.config();
+        if value.is_null() {
+            config.remove(key);
+        } else {
+            config.insert(key.into(), value);
+        }
+        fs::write(self.file("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
+        self
+    }
+
+    pub(crate) fn tensors(&self) -> HashMap<String, Tensor> {
+        load(self.file("model.safetensors"), &Device::Cpu).unwrap()
+    }
+
+    pub(crate) fn change_tensors(self, change: impl FnOnce(&mut HashMap<String, Tensor>)) -> Self {
+        let mut tensors = self.tensors();
+        change(&mut tensors);
+        candle_core::safetensors::save(&tensors, self.file("model.safetensors")).unwrap();
+        self
+    }
+
+    pub(crate) fn load(&self) -> peft_core::Result<CausalLm> {
+        load_model(self.path(), None, &Device::Cpu)
+    }
+
+    /// The message of the error that loading ends with.
+    pub(crate) fn error(&self) -> String {
+        self.load().unwrap_err().to_string()
     }
 }

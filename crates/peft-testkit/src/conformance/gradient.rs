@@ -1,0 +1,40 @@
+//! Law 7: every trainable gets the right gradient, and inference builds no graph.
+
+use super::case::{Case, equal};
+use super::{Verdict, ensure, when};
+use crate::tiny::{TinyModel, TinySpec, noise};
+use candle_core::{DType, Result as CandleResult, Tensor};
+use peft_core::PeftModel;
+
+pub(super) fn check(case: &Case) -> Verdict {
+    no_graph(case)?;
+    // Differences need more digits than the trained model has; the graph is the same.
+    let case = &case.clone().on(TinySpec { dtype: DType::F64, ..case.spec.clone() });
+    let mut model = case.trained()?;
+    model.train()?;
+    let loss = || loss(case, &model);
+    model.audit_gradients(&loss()?.backward()?)?;
+    when("in f64", crate::gradient::check(&model.trainable(), &loss))
+}
+
+/// Inference is not tracked, and yet sees what an optimiser writes.
+fn no_graph(case: &Case) -> Verdict {
+    let mut model = case.fresh()?;
+    ensure(!model.trainable().is_empty(), || "nothing is trainable".into())?;
+    ensure(case.logits(&model)?.track_op(), || "training builds no graph".into())?;
+    model.eval()?;
+    let before = case.logits(&model)?;
+    ensure(!before.track_op(), || "inference builds a graph".into())?;
+    case.stir(&model)?;
+    ensure(!equal(&case.logits(&model)?, &before)?, || {
+        "inference does not see that the trainable numbers changed".into()
+    })
+}
+
+/// A number that depends on every logit, each in its own way. The masks of dropout are the same in every call.
+fn loss(case: &Case, model: &PeftModel<TinyModel>) -> CandleResult<Tensor> {
+    model.reseed(5)?;
+    let logits = case.logits(model)?.to_dtype(DType::F64)?;
+    let weights = noise(logits.shape(), DType::F64, 17)?;
+    (logits.sqr()? * 0.5)?.add(&(logits * weights)?)?.mean_all()
+}
