@@ -36,3 +36,8 @@ pub fn registry() -> Result<Registry> {
     registry.register::<peft_tinylora::TinyLoraConfig>()?.register::<peft_lora::LoraConfig>()?;
     Ok(registry)
 }
+
+/// The README's code, compiled and run by the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

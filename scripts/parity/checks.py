@@ -28,7 +28,7 @@ PROMPTS = [
 ]
 
 # Adapters made by PEFT. Their v are drawn from +-SCALE.
-FOREIGN_SCALE = 0.2
+FOREIGN_SCALE = 0.15
 FOREIGN = {
     "tied, all-linear": {"u": 13, "weight_tying": 1.0, "target_modules": "all-linear"},
     "defaults": {},

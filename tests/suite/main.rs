@@ -4,3 +4,4 @@
 mod conversion;
 mod fixture;
 mod golden;
+mod readme;

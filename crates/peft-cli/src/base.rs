@@ -1,28 +1,21 @@
 //! The base model of a command: a folder, or the little model inside the binary.
 
 use crate::args::BaseArgs;
-use anyhow::{Context, Result, bail};
-use candle_peft::PeftModel;
+use anyhow::{Result, bail};
 use candle_peft::models::{CausalLm, load_model};
 use candle_peft::train::chat::ChatTemplate;
 use candle_peft::train::tokenizer::Tokenizer;
-use std::fs;
+use candle_peft::{PeftModel, TinyLlama};
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
-
-/// The embedded tiny Llama as the files of its folder; empty in a build without one.
-const EMBEDDED: &[(&str, &[u8])] = &[];
-/// What configs of adapters call it.
-const EMBEDDED_NAME: &str = "tiny-llama";
 
 /// A folder with a base model.
 pub(crate) struct BaseFolder {
     dir: PathBuf,
     name: String,
-    /// Where the embedded model was unpacked; vanishes with this value.
-    _unpacked: Option<TempDir>,
+    /// The embedded model, whose files vanish with this value.
+    _embedded: Option<TinyLlama>,
 }
 
 impl BaseFolder {
@@ -30,19 +23,14 @@ impl BaseFolder {
     pub(crate) fn open(base: Option<&Path>) -> Result<Self> {
         match base {
             Some(dir) if dir.is_dir() => {
-                Ok(Self { dir: dir.to_owned(), name: dir.display().to_string(), _unpacked: None })
+                Ok(Self { dir: dir.to_owned(), name: dir.display().to_string(), _embedded: None })
             }
             Some(dir) if dir.exists() => bail!("{}: not a folder; --base takes the folder of a model", dir.display()),
             Some(dir) => bail!("{}: no such folder", dir.display()),
-            None if EMBEDDED.is_empty() => bail!("this build has no embedded model; name one with --base DIR"),
             None => {
-                let unpacked = TempDir::new().context("cannot unpack the embedded model")?;
-                for (file, bytes) in EMBEDDED {
-                    let path = unpacked.path().join(file);
-                    fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-                }
-                let dir = unpacked.path().to_owned();
-                Ok(Self { dir, name: EMBEDDED_NAME.to_owned(), _unpacked: Some(unpacked) })
+                let tiny = TinyLlama::unpack()?;
+                let (dir, name) = (tiny.path().to_owned(), TinyLlama::NAME.to_owned());
+                Ok(Self { dir, name, _embedded: Some(tiny) })
             }
         }
     }

@@ -43,7 +43,9 @@ impl DataReader {
         if let Some(first) = data.without_targets().first() {
             let count = data.without_targets().len();
             let (path, s) = (path.display(), if count == 1 { "" } else { "s" });
-            note(format_args!("{path}: {count} row{s} left out, --max-length cuts off all that has a loss (line {first})"));
+            note(format_args!(
+                "{path}: {count} row{s} left out, --max-length cuts off all that has a loss (line {first})"
+            ));
         }
         Ok(data)
     }

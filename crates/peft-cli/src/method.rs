@@ -44,7 +44,8 @@ impl MethodArgs {
         };
         with(&settings).map_err(|error| {
             // Which one is it? A setting that fails by itself.
-            let culprit = settings.iter().find_map(|setting| Some((setting, with(std::slice::from_ref(setting)).err()?)));
+            let culprit =
+                settings.iter().find_map(|setting| Some((setting, with(std::slice::from_ref(setting)).err()?)));
             match culprit {
                 Some((setting, error)) => UsageError::new(format!("--set {}={}: {error}", setting.key, setting.value)),
                 None => UsageError::new(format!("--set: {error}")),

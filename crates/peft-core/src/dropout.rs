@@ -36,8 +36,10 @@ impl Dropout {
             return Ok(xs.clone());
         }
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed.load(Ordering::Relaxed).wrapping_add(call));
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed.load(Ordering::Relaxed));
         rng.set_stream(self.stream);
+        // Each call has a stretch of the stream to itself, longer than any mask.
+        rng.set_word_pos(u128::from(call) << 36);
         let keep = if self.p < 1.0 { 1.0 / (1.0 - self.p) } else { 0.0 };
         let threshold = (f64::from(self.p) * 2f64.powi(32)) as u64;
         let mask: Vec<f32> =

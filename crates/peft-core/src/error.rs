@@ -111,6 +111,9 @@ pub enum Error {
         /// Number of layers built.
         found: usize,
     },
+    /// A method asked for two parameters under one key.
+    #[error("the method asks for the parameter `{0}` twice; make it once and hand clones to the layers that share it")]
+    DuplicateParam(String),
     /// The checkpoint lacks a tensor that cannot be recomputed.
     #[error("the checkpoint has no tensor `{0}`")]
     MissingTensor(String),

@@ -1,7 +1,7 @@
 //! Plan, build, then attach: the model is untouched unless every part of the adapter was made.
 
 use crate::slots::{Attachment, Replacement};
-use crate::target::{nearest, resolve};
+use crate::target::{nearest, resolve, saves};
 use crate::torch_rng::TorchRng;
 use crate::{
     AdapterConfig, Adaptable, BiasMode, BoxedMethod, Error, HostKind, HostRole, HostSpec, Matcher, ModuleNames, ParamBuilder,
@@ -103,7 +103,8 @@ impl Plan {
             let targeted = matcher.is_target(path, &spec)?;
             let (path, bias) = (path.to_owned(), host.bias().cloned());
             if targeted {
-                if !method.supports(&spec) {
+                // A norm hands its output to no adapter, whatever a method says it supports.
+                if spec.kind == HostKind::Norm || !method.supports(&spec) {
                     return Err(Error::UnsupportedHost { method: method.peft_type(), kind: spec.kind, path });
                 }
                 sites.push(Site::new(path.clone(), spec.clone(), host.base().clone()));
@@ -116,7 +117,7 @@ impl Plan {
             Ok(())
         }))?;
         if fresh {
-            every_name_matches(&method, &hosts, &matcher)?;
+            every_name_matches(&method, &hosts)?;
         }
         if sites.is_empty() {
             let pattern = method.targets().target_modules.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -130,11 +131,7 @@ impl Plan {
     /// Makes or reads every part of the adapter, by the path of its host.
     fn build(&self, params: &mut ParamBuilder<'_>) -> Result<BTreeMap<String, Attachment>> {
         let mut parts: BTreeMap<String, Attachment> = BTreeMap::new();
-        let layers = self.method.build(&self.sites, params)?;
-        if layers.len() != self.sites.len() {
-            let (expected, found) = (self.sites.len(), layers.len());
-            return Err(Error::LayerCount { method: self.method.peft_type(), expected, found });
-        }
+        let layers = self.method.build_all(&self.sites, params)?;
         for (site, layer) in self.sites.iter().zip(layers) {
             let part = parts.entry(site.path.clone()).or_default();
             part.layer = Some(layer);
@@ -199,7 +196,7 @@ fn saves_embeddings(method: &BoxedMethod, hosts: &[(String, HostSpec)]) -> Resul
 }
 
 /// A name in a list that selects nothing is a mistake, even when others select something.
-fn every_name_matches(method: &BoxedMethod, hosts: &[(String, HostSpec)], matcher: &Matcher) -> Result<()> {
+fn every_name_matches(method: &BoxedMethod, hosts: &[(String, HostSpec)]) -> Result<()> {
     let targets = method.targets();
     if let Some(ModuleNames::List(names)) = &targets.target_modules {
         for name in names {
@@ -211,7 +208,7 @@ fn every_name_matches(method: &BoxedMethod, hosts: &[(String, HostSpec)], matche
         }
     }
     for name in targets.modules_to_save.iter().flatten() {
-        if !hosts.iter().any(|(path, _)| matcher.is_saved(path) && path.contains(name.as_str())) {
+        if !hosts.iter().any(|(path, _)| saves(name, path)) {
             return Err(no_match(&format!("`{name}` of modules_to_save"), name, method, hosts));
         }
     }

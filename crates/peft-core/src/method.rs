@@ -1,6 +1,6 @@
 //! What the author of an adapter method implements, and its type-erased form.
 
-use crate::{AdapterLayer, AdapterMeta, BaseWeight, HostSpec, ParamBuilder, Result, TargetSpec};
+use crate::{AdapterLayer, AdapterMeta, BaseWeight, Error, HostSpec, ParamBuilder, Result, TargetSpec};
 use candle_core::Shape;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -232,8 +232,14 @@ impl BoxedMethod {
         self.0.order_matters()
     }
 
-    pub(crate) fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
-        self.0.build(sites, params)
+    /// Builds the layers, and holds the method to one per site.
+    pub(crate) fn build_all(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
+        let layers = self.0.build(sites, params)?;
+        if layers.len() != sites.len() {
+            let (expected, found) = (sites.len(), layers.len());
+            return Err(Error::LayerCount { method: self.peft_type(), expected, found });
+        }
+        Ok(layers)
     }
 
     pub(crate) fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)> {

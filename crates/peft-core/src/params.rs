@@ -200,7 +200,8 @@ impl<'a> ParamBuilder<'a> {
     /// A trainable parameter.
     ///
     /// # Errors
-    /// When a checkpoint backs the build and lacks the tensor or has it in another shape, or when `init` fails.
+    /// When the key was asked for before, a checkpoint backs the build and lacks the tensor or has it in another shape, or `init`
+    /// fails.
     pub fn trainable(
         &mut self,
         key: ParamKey,
@@ -216,14 +217,16 @@ impl<'a> ParamBuilder<'a> {
             None => checked(&key, &shape, init()?)?.to_dtype(dtype)?.to_device(device)?,
         };
         let param = Param::new(Var::from_tensor(&tensor.contiguous()?)?);
-        self.store.entries.insert(key, Entry::Trainable(param.clone()));
+        self.keep(key, Entry::Trainable(param.clone()))?;
         Ok(param)
     }
 
-    /// A frozen tensor. `init` also runs when a checkpoint leaves the tensor out: frozen values are reproducible.
+    /// A frozen tensor. One that is not persisted is made again by `init` when the checkpoint leaves it out, so it has to follow
+    /// from the config and the model alone.
     ///
     /// # Errors
-    /// When the checkpoint has the tensor in another shape, or when `init` fails.
+    /// When the key was asked for before, a checkpoint backs the build and lacks a persisted tensor or has it in another shape, or
+    /// `init` fails.
     pub fn frozen(
         &mut self,
         key: ParamKey,
@@ -236,9 +239,12 @@ impl<'a> ParamBuilder<'a> {
         let shape = shape.into();
         let tensor = match self.fetch(&key, &shape, dtype, device)? {
             Some(tensor) => tensor,
+            None if self.is_loading() && persist == Persist::Always => {
+                return Err(Error::MissingTensor(key.to_string()));
+            }
             None => checked(&key, &shape, init()?)?.to_dtype(dtype)?.to_device(device)?,
         };
-        self.store.entries.insert(key, Entry::Frozen(tensor.clone(), persist));
+        self.keep(key, Entry::Frozen(tensor.clone(), persist))?;
         Ok(tensor)
     }
 
@@ -252,6 +258,15 @@ impl<'a> ParamBuilder<'a> {
         } else {
             Err(Error::UnexpectedTensors(self.unread.into_iter().collect()))
         }
+    }
+
+    /// Two parameters under one key would be one in a checkpoint, and an optimiser would see one of them.
+    fn keep(&mut self, key: ParamKey, entry: Entry) -> Result<()> {
+        if self.store.entries.contains_key(&key) {
+            return Err(Error::DuplicateParam(key.to_string()));
+        }
+        self.store.entries.insert(key, entry);
+        Ok(())
     }
 
     fn fetch(&mut self, key: &ParamKey, shape: &Shape, dtype: DType, device: &Device) -> Result<Option<Tensor>> {

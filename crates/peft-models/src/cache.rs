@@ -94,7 +94,7 @@ fn write(buffer: &mut Option<Tensor>, len: usize, max_len: usize, new: &Tensor) 
             let capacity = end.next_power_of_two().min(max_len).max(end);
             let larger = Tensor::zeros((batch, heads, capacity, width), new.dtype(), new.device())?;
             if let Some(old) = old.filter(|_| len > 0) {
-                
+                larger.slice_set(&old.narrow(2, 0, len)?.contiguous()?, 2, 0)?;
             }
             larger
         }

@@ -37,7 +37,7 @@ pub fn values(tensor: &Tensor) -> CandleResult<Vec<f64>> {
 
 /// The greatest magnitude of an element; 0 for an empty tensor, NaN when any element is.
 pub fn largest(tensor: &Tensor) -> CandleResult<f64> {
-    Ok(values(tensor)?.into_iter().fold(0.0, |m: f64, v| if v.abs() <= m { m } else { v.abs() }))
+    Ok(values(tensor)?.into_iter().fold(0.0, |m: f64, v| if m.is_nan() || v.abs() <= m { m } else { v.abs() }))
 }
 
 /// Checks that dtype, shape and every bit agree (`0.0` and `-0.0` do not).

@@ -40,7 +40,11 @@ pub struct Evaluation {
 ///
 /// # Errors
 /// When the model fails, or names the line of a row whose loss is not finite.
-pub fn evaluate<M: CausalLanguageModel>(model: &mut PeftModel<M>, data: &Dataset, batch_size: usize) -> Result<Evaluation> {
+pub fn evaluate<M: CausalLanguageModel>(
+    model: &mut PeftModel<M>,
+    data: &Dataset,
+    batch_size: usize,
+) -> Result<Evaluation> {
     model.eval()?;
     let device = model.base().device();
     let order = BatchOrder::new(data.examples().len(), batch_size, None)?;

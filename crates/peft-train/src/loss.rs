@@ -56,7 +56,8 @@ impl NextTokenLoss {
 
     /// The sum of each row, in nats, added up in f64: the rows beside it do not change it.
     pub fn row_sums(&self) -> Result<Vec<f64>> {
-        let losses = self.losses.per_token().detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let losses =
+            self.losses.per_token().detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
         let mut rest = losses.as_slice();
         let mut sums = Vec::with_capacity(self.row_counts.len());
         for &count in &self.row_counts {
@@ -93,7 +94,12 @@ impl Targets {
             return Err(Error::option("batch", "no token of it has a loss"));
         }
         let positions = Tensor::from_vec(positions, count, labels.device())?;
-        Ok(Self { shape: (batch, length), positions, labels: Tensor::from_vec(targets, count, labels.device())?, row_counts })
+        Ok(Self {
+            shape: (batch, length),
+            positions,
+            labels: Tensor::from_vec(targets, count, labels.device())?,
+            row_counts,
+        })
     }
 
     /// The vectors at these positions, `(count, n)`, of a tensor `(batch, length, n)`.

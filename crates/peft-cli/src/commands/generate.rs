@@ -31,8 +31,8 @@ impl fmt::Display for Report {
 pub(super) fn run(args: &GenerateArgs, registry: &Registry, output: Output) -> Result<()> {
     let base = BaseFolder::open(args.base.base.as_deref())?;
     let tokenizer = base.tokenizer()?;
-    let tokenizer =
-        tokenizer.with_context(|| format!("{}: no tokenizer.json, so text cannot be generated", base.dir().display()))?;
+    let tokenizer = tokenizer
+        .with_context(|| format!("{}: no tokenizer.json, so text cannot be generated", base.dir().display()))?;
     let prompt = prompt_ids(args, &base, &tokenizer)?;
     let mut model = base.load(&args.base, 0)?;
     attach(&mut model, args.adapter.as_deref(), registry)?;

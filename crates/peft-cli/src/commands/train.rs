@@ -92,7 +92,10 @@ pub(super) fn run(args: &TrainArgs, registry: &Registry) -> Result<Report> {
     let summary = sft::run(&mut trainer, &args.out, &options, &mut |line| display.show(line))?;
     drop(display);
     if args.resume && summary.resumed_from.is_none() {
-        note(format_args!("{}: there was nothing to resume, so the run started from the beginning", args.out.display()));
+        note(format_args!(
+            "{}: there was nothing to resume, so the run started from the beginning",
+            args.out.display()
+        ));
     }
     Ok(Report {
         out: args.out.clone(),

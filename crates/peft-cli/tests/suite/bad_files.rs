@@ -74,7 +74,9 @@ fn safetensors(header: &str, data: usize) -> Vec<u8> {
 fn lying_files(honest: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut endless = honest.to_vec();
     endless[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-    let tensor = |shape: &str, end: usize| format!("{{\"x\":{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":[0,{end}]}}}}");
+    let tensor = |shape: &str, end: usize| {
+        format!("{{\"x\":{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":[0,{end}]}}}}")
+    };
     vec![
         ("no header", honest[..4].to_vec()),
         ("cut header", honest[..40].to_vec()),
@@ -168,8 +170,7 @@ fn configs_that_contradict_their_tensors_are_refused() {
         ("u", 5.into(), "[5"),
         ("weight_tying", 1.0.into(), "tinylora_v"),
         ("weight_tying", 0.5.into(), "tinylora_v"),
-        ("save_projection", false.into(), "tinylora_P"),
-        ("target_modules", serde_json::json!(["q_proj"]), "v_proj"),
+        ("target_modules", serde_json::json!(["q_proj"]), "tinylora_v.2"),
     ] {
         let change = |files: &mut Files| drop(files.config.insert(field.to_owned(), value));
         let adapter = place.changed_adapter("adapter", change);

@@ -56,8 +56,9 @@ fn train_lowers_the_loss_and_leaves_a_loadable_adapter() {
     let (base, out, data) = (fixture("base_llama"), place.at("trained"), place.at("data.jsonl"));
     let sets = "--set u=13 --set weight_tying=1.0 --set target_modules=all-linear";
     let options = "--steps 20 --batch-size 6 --learning-rate 0.05 --grad-clip 1 --warmup 2 --schedule cosine";
-    let words =
-        format!("train --base {base} --method tinylora {sets} --data {data} --eval-data {data} --out {out} {options} --json");
+    let words = format!(
+        "train --base {base} --method tinylora {sets} --data {data} --eval-data {data} --out {out} {options} --json"
+    );
     let outcome = run(&words, &[]).expect_success();
     assert_eq!(outcome.stderr, "", "progress is for terminals");
     let report = outcome.json();
@@ -95,8 +96,9 @@ fn train_takes_lora_too() {
     let place = Workplace::new();
     let (base, out, data) = (fixture("base_llama"), place.at("lora"), place.at("data.jsonl"));
     let options = "--steps 10 --batch-size 6 --learning-rate 0.02";
-    let words =
-        format!("train --base {base} --method lora --set r=4 --set target_modules=q_proj,v_proj --data {data} --out {out} {options}");
+    let words = format!(
+        "train --base {base} --method lora --set r=4 --set target_modules=q_proj,v_proj --data {data} --out {out} {options}"
+    );
     run(&words, &[]).expect_success();
     assert!(loss(&base, Some(&out), &data) < loss(&base, None, &data));
 }
@@ -111,7 +113,8 @@ fn eval_reports_every_row() {
     );
     let report = run(&format!("eval --base {base} --data {data} --json"), &[]).expect_success().json();
     let rows = report["rows"].as_array().unwrap();
-    let lines: Vec<_> = rows.iter().map(|row| (row["line"].as_u64().unwrap(), row["tokens"].as_u64().unwrap())).collect();
+    let lines: Vec<_> =
+        rows.iter().map(|row| (row["line"].as_u64().unwrap(), row["tokens"].as_u64().unwrap())).collect();
     assert_eq!(lines, [(1, 2), (3, 2)]);
     let mean = rows.iter().map(|row| row["loss"].as_f64().unwrap()).sum::<f64>() / 2.0;
     assert!((report["loss"].as_f64().unwrap() - mean).abs() < 1e-9);
@@ -183,8 +186,7 @@ fn generate_is_repeatable_and_follows_the_chat_template() {
     };
     let report = generate("", "w5 w9");
     assert_eq!(report["prompt_tokens"], 2);
-    let words: Vec<String> =
-        report["tokens"].as_array().unwrap().iter().map(|id| format!("w{id}")).collect();
+    let words: Vec<String> = report["tokens"].as_array().unwrap().iter().map(|id| format!("w{id}")).collect();
     assert_eq!(report["text"], words.join(" "));
     assert_eq!(report, generate("", "w5 w9"));
     let sampled = |seed| generate(&format!("--temperature 1.5 --top-p 0.95 --seed {seed}"), "w5 w9")["text"].clone();
@@ -216,6 +218,28 @@ fn train_reads_texts_completions_and_chats() {
     // Three words and an end, of which the first has no loss; two words and an end; one word and what the template adds.
     let tokens: Vec<_> = report["rows"].as_array().unwrap().iter().map(|row| row["tokens"].as_u64().unwrap()).collect();
     assert_eq!(tokens[..2], [3, 3]);
+}
+
+#[test]
+fn the_embedded_model_is_the_default() {
+    let place = Workplace::new();
+    let data = place.write("sums.jsonl", "{\"prompt\": \"3+4=\", \"completion\": \"7\"}\n");
+    let (adapter, trained, merged) = (place.at("adapter"), place.at("trained"), place.at("merged"));
+    let sets = "--method tinylora --set u=13 --set weight_tying=1.0 --set target_modules=all-linear";
+    let report = run(&format!("init {sets} --out {adapter} --json"), &[]).expect_success().json();
+    assert_eq!(report["base"], "candle-peft/tiny-llama");
+    assert_eq!(report["trainable_parameters"], 13);
+    let options = "--steps 5 --learning-rate 0.05";
+    run(&format!("train --adapter {adapter} --data {data} --out {trained} {options}"), &[]).expect_success();
+    let eval = |options: &str| {
+        run(&format!("eval --data {data} --json {options}"), &[]).expect_success().json()["loss"].as_f64().unwrap()
+    };
+    let after = eval(&format!("--adapter {trained}"));
+    assert!(after < eval(""), "{after}");
+    run(&format!("merge --adapter {trained} --out {merged}"), &[]).expect_success();
+    assert!((eval(&format!("--base {merged}")) - after).abs() < 1e-5);
+    let text = run(&format!("generate --adapter {trained} --max-new-tokens 4 --prompt 3+4="), &[]).expect_success();
+    assert!(text.stdout.trim().parse::<u32>().is_ok(), "{text:?}");
 }
 
 #[test]

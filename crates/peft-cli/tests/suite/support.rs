@@ -116,7 +116,8 @@ impl Workplace {
     }
 }
 
-pub(crate) const METHOD: &str = "--method tinylora --set u=13 --set target_modules=q_proj,v_proj --set init_weights=uniform";
+pub(crate) const METHOD: &str =
+    "--method tinylora --set u=13 --set target_modules=q_proj,v_proj --set init_weights=uniform";
 
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =

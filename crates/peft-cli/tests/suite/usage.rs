@@ -35,11 +35,15 @@ fn mistakes_in_settings_name_the_field_and_the_choices() {
     let out = place.at("out");
     let base = fixture("base_llama");
     for (method, says) in [
-        ("--method tinylora --set rank=4", &["--set rank", "no such field", "projection_seed, r, ", "weight_tying"][..]),
+        (
+            "--method tinylora --set rank=4",
+            &["--set rank", "no such field", "projection_seed, r, ", "weight_tying"][..],
+        ),
         ("--method lora --set u=4", &["--set u", "no such field", "lora_alpha"]),
         ("--method tinylora --set r=-1", &["--set r=-1"]),
         ("--method tinylora --set u=0 --set r=2", &["--set u=0", "positive integer"]),
         ("--method tinylora --set weight_tying=1.5", &["--set weight_tying=1.5", "weight_tying"]),
+        ("--method tinylora --set target_modules=(", &["--set target_modules=", "bad pattern `(`"]),
         ("--method tinylora --set r", &["--set r: expected KEY=VALUE"]),
         ("--method tinylora --set peft_type=LORA", &["--set peft_type", "no such field"]),
         ("--method ia3", &["--method ia3", "lora, tinylora"]),
@@ -48,7 +52,8 @@ fn mistakes_in_settings_name_the_field_and_the_choices() {
         run(&format!("init --base {base} {method} --out {out}"), &[]).expect_error(2, says);
         assert!(!place.exists("out"));
     }
-    let train = format!("train --base {base} --data {} --out {out} --steps 3 --learning-rate 1", place.at("data.jsonl"));
+    let train =
+        format!("train --base {base} --data {} --out {out} --steps 3 --learning-rate 1", place.at("data.jsonl"));
     run(&train, &[]).expect_error(2, &["nothing to train"]);
     run(&format!("{train} --method tinylora --warmup 4"), &[]).expect_error(2, &["--warmup 4", "--steps 3"]);
 }

@@ -98,7 +98,7 @@ impl DetachedAdapter {
             })
             .collect();
         let mut params = ParamBuilder::new(Some(source));
-        let layers = config.method.build(&sites, &mut params)?;
+        let layers = config.method.build_all(&sites, &mut params)?;
         let mut carried = BTreeMap::new();
         for key in carried_keys {
             let name = key.to_string();

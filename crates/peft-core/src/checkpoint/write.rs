@@ -5,7 +5,7 @@ use crate::{AdapterConfig, Error, Result};
 use candle_core::Tensor;
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// Writes an adapter folder: config and tensors, as PEFT lays them out.
@@ -42,6 +42,10 @@ pub fn write_folder(dir: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     };
     let existed = dir.is_dir();
     let home = if existed { dir } else { parent };
+    // The one obstacle to a rename that can be seen beforehand; met half way it would leave new files beside old ones.
+    if let Some((name, _)) = files.iter().find(|(name, _)| dir.join(name).is_dir()) {
+        return Err(Error::io("write", dir.join(name), ErrorKind::IsADirectory.into()));
+    }
     fs::create_dir_all(home).map_err(|e| Error::io("create", home, e))?;
     // The staging folder lies on the same file system, so that renaming is one step; it vanishes when this function fails.
     let staging = tempfile::Builder::new()

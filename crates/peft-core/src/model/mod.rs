@@ -136,7 +136,12 @@ impl<M: Adaptable> PeftModel<M> {
         }
         self.refuse_merged("change the active adapters")?;
         self.look(|path, host| host.slots().check_active_set(path, names))?;
-        self.active = names.iter().map(|n| (*n).to_owned()).collect();
+        self.active.clear();
+        for name in names {
+            if !self.active.iter().any(|a| a == name) {
+                self.active.push((*name).to_owned());
+            }
+        }
         self.enabled = true;
         self.each(|_, host| {
             host.slots_mut().activate(names);
@@ -212,7 +217,8 @@ impl<M: Adaptable> PeftModel<M> {
         let mut delta = None;
         self.look(|at, host| {
             if let (true, Some(layer)) = (at == path, host.slots().layer(adapter)) {
-                let canonical = layer.delta_weight(&host.base().canonical()?)?;
+                let base = host.slots().merged().map_or(host.base(), |merged| &merged.base);
+                let canonical = layer.delta_weight(&base.canonical()?)?;
                 delta = Some(match host.spec().layout {
                     crate::WeightLayout::InOut => canonical.t()?.contiguous()?,
                     _ => canonical,

@@ -32,6 +32,12 @@ pub(super) fn is_suffix(path: &str, entry: &str) -> bool {
     path == entry || path.strip_suffix(entry).is_some_and(|head| head.ends_with('.'))
 }
 
+/// Whether an entry of `modules_to_save` takes the module at `path`, or a module around it, by plain suffix.
+pub(crate) fn saves(entry: &str, path: &str) -> bool {
+    let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
+    ends.into_iter().any(|end| path[..end].ends_with(entry))
+}
+
 fn regex(pattern: &str) -> Result<Regex> {
     Regex::new(pattern).map_err(|e| Error::Pattern { pattern: pattern.to_owned(), message: e.to_string() })
 }
@@ -120,8 +126,7 @@ impl Matcher {
     ///
     /// PEFT compares plain suffixes here, without regard to dots: `head` takes `lm_head`.
     pub fn is_saved(&self, path: &str) -> bool {
-        let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
-        ends.into_iter().any(|end| self.saved.iter().any(|(name, _)| path[..end].ends_with(name.as_str())))
+        self.saved.iter().any(|(name, _)| saves(name, path))
     }
 
     fn in_layers(&self, path: &str) -> Result<bool> {

@@ -5,6 +5,7 @@ mod matcher;
 mod resolve;
 
 pub use matcher::Matcher;
+pub(crate) use matcher::saves;
 pub(crate) use resolve::{nearest, resolve};
 
 use serde::{Deserialize, Serialize};

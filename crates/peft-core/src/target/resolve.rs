@@ -41,9 +41,9 @@ pub(crate) fn resolve(spec: &TargetSpec, model_type: Option<&str>, hosts: &[(Str
 
 /// The shortest suffixes that cover every target and end no other module's path.
 fn condense(targets: &[String], hosts: &[(String, HostSpec)]) -> Vec<String> {
-    let named: BTreeSet<&str> = targets.iter().map(String::as_str).collect();
     let modules = hosts.iter().flat_map(|(path, _)| ends(path).map(|end| &path[..end]));
-    let others: BTreeSet<&str> = modules.filter(|m| !named.contains(m)).flat_map(suffixes).collect();
+    let is_named = |module: &str| targets.iter().any(|target| is_suffix(module, target));
+    let others: BTreeSet<&str> = modules.filter(|m| !is_named(m)).flat_map(suffixes).collect();
     let mut kept: Vec<String> = vec![];
     for target in targets {
         if kept.iter().any(|k| is_suffix(target, k)) {

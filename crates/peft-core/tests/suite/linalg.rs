@@ -105,4 +105,83 @@ fn bad_matrices_are_refused() {
     assert!(refused(&random(3, 3, 0), 0).contains("rank 0"));
     assert!(!refused(&Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap(), 1).is_empty());
     assert!(refused(&Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap(), 1).contains("0 x 3"));
+    let infinite = Tensor::new(&[[1f32, f32::NEG_INFINITY]], &Device::Cpu).unwrap();
+    assert!(refused(&infinite, 1).contains("inf"));
+    assert!(refused(&Tensor::new(&[[1f64, 1e39]], &Device::Cpu).unwrap(), 1).contains("inf"));
+    assert!(refused(&Tensor::new(&[[1u32, 2]], &Device::Cpu).unwrap(), 1).contains("u32"));
+}
+
+/// The paths inside the decomposition: one row or column, much taller or wider than the other way, many columns.
+#[test]
+fn shapes_of_every_kind() {
+    for (rows, cols) in [(1, 1), (1, 50), (50, 1), (300, 20), (20, 300), (160, 150), (130, 400)] {
+        for r in [1, 2, 7] {
+            assert_is_leading(&random(rows, cols, 4), r);
+        }
+        assert_is_leading(&Tensor::zeros((rows, cols), DType::F32, &Device::Cpu).unwrap(), 3);
+        assert_is_leading(&Tensor::ones((rows, cols), DType::F32, &Device::Cpu).unwrap(), 3);
+    }
+    assert_is_leading(&Tensor::eye(140, DType::F32, &Device::Cpu).unwrap(), 5);
+}
+
+#[test]
+fn magnitudes_whose_squares_leave_the_range_of_f32() {
+    for scale in [1e-28, 1e28] {
+        assert_is_leading(&random(30, 40, 5).affine(scale, 0.0).unwrap(), 4);
+    }
+    let sum_overflows = Tensor::new(&[[f32::MAX, f32::MAX]], &Device::Cpu).unwrap();
+    assert!(truncated_svd(&sum_overflows, 1).unwrap_err().to_string().contains("beyond the range"));
+    let subnormal = Tensor::new(&[[f32::from_bits(1), 0.0], [0.0, f32::from_bits(3)]], &Device::Cpu).unwrap();
+    let svd = truncated_svd(&subnormal, 2).unwrap();
+    assert_eq!(svd.s.to_vec1::<f32>().unwrap(), [f32::from_bits(3), f32::from_bits(1)]);
+}
+
+#[test]
+fn input_is_narrowed_to_f32() {
+    let exact = random(6, 5, 6).to_dtype(DType::F64).unwrap().affine(1.0 / 3.0, 0.0).unwrap();
+    let narrow = exact.to_dtype(DType::F32).unwrap();
+    assert_eq!(bits(&exact, 5), bits(&narrow, 5));
+}
+
+#[test]
+fn signs_do_not_depend_on_the_sign_of_the_matrix() {
+    let matrix = random(11, 8, 7);
+    let (plain, negated) = (truncated_svd(&matrix, 3).unwrap(), truncated_svd(&matrix.neg().unwrap(), 3).unwrap());
+    assert!(difference(&plain.u, &negated.u) < 1e-5);
+    assert!(difference(&plain.vt, &negated.vt.neg().unwrap()) < 1e-5);
+}
+
+#[test]
+fn the_first_of_equally_large_entries_is_positive() {
+    for (column, sign) in [([[0f32], [-1.0], [1.0]], -1.0), ([[0.0], [1.0], [-1.0]], 1.0)] {
+        let svd = truncated_svd(&Tensor::new(&column, &Device::Cpu).unwrap(), 1).unwrap();
+        let u = svd.u.to_vec2::<f32>().unwrap();
+        assert_eq!(u[1][0], -u[2][0], "a tie");
+        assert!(u[1][0] > 0.0);
+        assert_eq!(svd.vt.to_vec2::<f32>().unwrap(), [[sign]]);
+    }
+}
+
+fn bits(matrix: &Tensor, r: usize) -> Vec<u32> {
+    let svd = truncated_svd(matrix, r).unwrap();
+    let values = [svd.u, svd.s, svd.vt].map(|part| part.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    values.into_iter().flatten().map(f32::to_bits).collect()
+}
+
+/// Also side by side on several threads, where memory lies elsewhere every time.
+#[test]
+fn the_same_matrix_gives_the_same_bits() {
+    let matrix = random(150, 131, 8);
+    let first = bits(&matrix, 4);
+    std::thread::scope(|scope| {
+        for shift in 0..4 {
+            let (matrix, first) = (&matrix, &first);
+            scope.spawn(move || {
+                for i in 0..4 {
+                    let _elsewhere = vec![0u8; 40 * shift + 24 * i + 1];
+                    assert_eq!(bits(&matrix.copy().unwrap(), 4), *first);
+                }
+            });
+        }
+    });
 }

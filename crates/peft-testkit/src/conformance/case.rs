@@ -75,6 +75,11 @@ impl Case {
         Ok(model)
     }
 
+    /// The base model in a process of its own: an adapter that is loaded must not depend on random numbers.
+    pub(super) fn elsewhere(&self) -> Result<PeftModel<TinyModel>> {
+        Ok(self.base()?.with_init_seed(!self.seed))
+    }
+
     /// The model with a fresh adapter.
     pub(super) fn fresh(&self) -> Result<PeftModel<TinyModel>> {
         let mut model = self.base()?;

@@ -57,11 +57,6 @@ fn check_site(path: &str, host: &dyn Host, layer: &dyn AdapterLayer) -> Result<b
         format!("the delta of `{path}` has shape {:?}, the weight ({}, {})", delta.dims(), spec.rows, spec.cols)
     })?;
     ensure(!delta.track_op(), || format!("the delta of `{path}` drags a graph along"))?;
-    if let Some(factors) = layer.lora_factors()? {
-        let product = (wide(&factors.b)?.matmul(&wide(&factors.a)?)? * factors.scale)?;
-        let what = format!("scale b a of the LoRA factors of `{path}` against its delta");
-        when("at inference", check_relatively_close(&what, &product, &wide(&delta)?, precision(delta.dtype())))?;
-    }
     let exact = Exact { weight: (wide(&base)? + wide(&delta)?)?, spec: &spec };
     let plain = Exact { weight: wide(&base)?, spec: &spec };
     let bias = host.bias().map(wide).transpose()?;
@@ -84,6 +79,11 @@ fn check_site(path: &str, host: &dyn Host, layer: &dyn AdapterLayer) -> Result<b
         let bounds: Vec<f64> = values(&magnitude)?.iter().map(|m| m * precision(spec.dtype)).collect();
         let what = format!("the output of `{path}` for an input {:?}", input.dims());
         when("against (W + delta) x in f64", check_within(&what, &found, &expected, &bounds))?;
+    }
+    if let Some(factors) = layer.lora_factors()? {
+        let product = (wide(&factors.b)?.matmul(&wide(&factors.a)?)? * factors.scale)?;
+        let what = format!("scale b a of the LoRA factors of `{path}` against its delta");
+        when("at inference", check_relatively_close(&what, &product, &wide(&delta)?, precision(delta.dtype())))?;
     }
     Ok(largest(&delta)? != 0.0)
 }

@@ -35,8 +35,8 @@ mod config;
 mod run;
 mod trainer;
 
-pub use config::SftConfig;
-pub use run::{METRICS_FILE, RunOptions, RunSummary, STATE_FILE, run};
 pub use crate::fingerprint::Fingerprint;
 pub use crate::state::TrainerState;
+pub use config::SftConfig;
+pub use run::{METRICS_FILE, RunOptions, RunSummary, STATE_FILE, run};
 pub use trainer::Trainer;

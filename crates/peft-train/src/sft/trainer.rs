@@ -179,7 +179,8 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
 
     /// A snapshot of the run, to be saved and [restored](Self::restore).
     pub fn state(&self) -> Result<TrainerState> {
-        let parameters = self.trainables.iter().map(|(name, var)| Ok((name.to_owned(), var.as_detached_tensor().copy()?)));
+        let parameters =
+            self.trainables.iter().map(|(name, var)| Ok((name.to_owned(), var.as_detached_tensor().copy()?)));
         Ok(TrainerState {
             step: self.step,
             fingerprint: self.fingerprint.clone(),

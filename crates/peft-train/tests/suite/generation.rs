@@ -88,7 +88,8 @@ fn samples_have_the_models_distribution() {
     model.eval().unwrap();
     let input = Tensor::new(&PROMPT, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
     let logits = model.base().forward(&input, ForwardOptions::last()).unwrap();
-    let logits: Vec<f64> = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| f64::from(*x)).collect();
+    let logits: Vec<f64> =
+        logits.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| f64::from(*x)).collect();
     let (temperature, top_p, draws) = (0.4, 0.8, 3000);
     let total: f64 = logits.iter().map(|logit| (logit / temperature).exp()).sum();
     let mut tokens: Vec<(usize, f64)> = logits.iter().map(|l| (l / temperature).exp() / total).enumerate().collect();

@@ -23,7 +23,8 @@ fn each_token_is_predicted_by_the_position_before_it() {
     ];
     // The first label of a row has no loss; in the second row two others are ignored.
     let labels = [[2i64, 0, 1, 2], [1, 2, -100, -100]];
-    let nll = |row: usize, column: usize| negative_log_likelihood(&logits[row][column - 1], labels[row][column] as usize);
+    let nll =
+        |row: usize, column: usize| negative_log_likelihood(&logits[row][column - 1], labels[row][column] as usize);
     let rows = [nll(0, 1) + nll(0, 2) + nll(0, 3), nll(1, 1)];
 
     let loss = NextTokenLoss::of_logits(

@@ -4,8 +4,8 @@ use crate::tiny;
 use candle_core::{Device, Tensor, Var};
 use peft_core::nn::Linear;
 use peft_core::{
-    Adaptable, AdapterLayer, AdapterMethod, HostKind, HostSpec, Mode, ModuleNames, ParamBuilder, ParamKey, PeftModel, Site,
-    TargetSpec, Walk, WalkMut,
+    Adaptable, AdapterLayer, AdapterMethod, HostKind, HostSpec, Mode, ModuleNames, ParamBuilder, ParamKey, PeftModel,
+    Site, TargetSpec, Walk, WalkMut,
 };
 use peft_models::{CausalLanguageModel, CausalLm, ForwardOptions, ModelShape};
 use peft_train::Error;
@@ -76,8 +76,11 @@ fn a_step_over_several_batches_is_one_over_all_their_tokens() {
     let batch = peft_train::data::Batch::collate(data.examples().iter().map(|e| &e.encoded), 0, &Device::Cpu).unwrap();
     let loss = NextTokenLoss::of_batch(whole.base(), &batch).unwrap().mean().unwrap();
     let grads = loss.backward().unwrap();
-    let gradient: Vec<f32> =
-        whole.vars().iter().flat_map(|v| grads.get(v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect();
+    let gradient: Vec<f32> = whole
+        .vars()
+        .iter()
+        .flat_map(|v| grads.get(v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        .collect();
 
     assert_eq!(metrics.tokens, 1 + 29 + 2 + 11);
     let expected = f64::from(loss.to_scalar::<f32>().unwrap());
@@ -117,9 +120,8 @@ fn the_schedule_and_the_clipping_reach_the_optimizer() {
 #[test]
 fn options_out_of_range_are_named() {
     let data = tiny::dataset(&tiny::rows(4, 1));
-    let refuse = |config: SftConfig| {
-        Trainer::new(&mut tiny::adapted(), &data, config).map(|_| ()).unwrap_err().to_string()
-    };
+    let refuse =
+        |config: SftConfig| Trainer::new(&mut tiny::adapted(), &data, config).map(|_| ()).unwrap_err().to_string();
     assert!(refuse(SftConfig { steps: 0, ..tiny::config() }).contains("steps"));
     assert!(refuse(SftConfig { batch_size: 0, ..tiny::config() }).contains("batch_size"));
     assert!(refuse(SftConfig { grad_accum: 0, ..tiny::config() }).contains("grad_accum"));
