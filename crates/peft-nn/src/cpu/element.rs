@@ -4,7 +4,7 @@ use num_traits::Float;
 
 /// An element type of the kernels, with the type its arithmetic runs in: f32 for the 16-bit types, itself otherwise.
 pub(crate) trait Element: WithDType {
-    type Acc: WithDType + Float + std::iter::Sum;
+    type Acc: WithDType + Float;
 
     fn widen(self) -> Self::Acc;
     fn narrow(value: Self::Acc) -> Self;
@@ -13,6 +13,12 @@ pub(crate) trait Element: WithDType {
     fn acc(value: f64) -> Self::Acc {
         <Self::Acc as WithDType>::from_f64(value)
     }
+}
+
+/// A sum in f64, whatever the terms are: one after another in f32, the small terms of a long row would round away.
+#[inline(always)]
+pub(crate) fn sum<A: WithDType>(terms: impl Iterator<Item = A>) -> A {
+    A::from_f64(terms.map(WithDType::to_f64).sum())
 }
 
 macro_rules! widest {

@@ -4,6 +4,6 @@ mod element;
 mod loops;
 mod read;
 
-pub(crate) use element::{Element, dispatch_float, sigmoid};
+pub(crate) use element::{Element, dispatch_float, sigmoid, sum};
 pub(crate) use loops::{for_each_item, for_each_row, map, sum_rows};
 pub(crate) use read::{read, value};

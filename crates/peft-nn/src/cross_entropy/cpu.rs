@@ -3,7 +3,7 @@ use num_traits::Float;
 
 use super::targets::Targets;
 use super::{NAME, SoftmaxMinusOneHot};
-use crate::cpu::{Element, dispatch_float, for_each_item, for_each_row, read, value};
+use crate::cpu::{Element, dispatch_float, for_each_item, for_each_row, read, sum, value};
 use crate::graph::Value;
 
 /// The losses and the logarithms of the sums of exponentials.
@@ -27,8 +27,7 @@ fn forward_typed<T: Element>(logits: &Tensor, targets: &Targets) -> Result<(Valu
         if let Some(target) = targets[i] {
             let row = &elements[i * vocabulary..][..vocabulary];
             let max = row.iter().map(|x| x.widen()).fold(T::Acc::neg_infinity(), Float::max);
-            let sum: T::Acc = row.iter().map(|x| (x.widen() - max).exp()).sum();
-            let log_sum_exp = max + sum.ln();
+            let log_sum_exp = max + sum(row.iter().map(|x| (x.widen() - max).exp())).ln();
             *pair = [log_sum_exp - row[target as usize].widen(), log_sum_exp];
         }
     });

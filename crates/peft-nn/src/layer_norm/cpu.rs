@@ -2,7 +2,7 @@ use candle_core::{Result, Tensor};
 use num_traits::Float;
 
 use super::{LayerNorm, NAME};
-use crate::cpu::{Element, dispatch_float, for_each_row, read, sum_rows, value};
+use crate::cpu::{Element, dispatch_float, for_each_row, read, sum, sum_rows, value};
 use crate::graph::Value;
 
 pub(super) fn forward(op: &LayerNorm, bias: Option<&Tensor>) -> Result<Value> {
@@ -16,8 +16,8 @@ pub(super) fn backward(op: &LayerNorm, grad: &Tensor, wanted: [bool; 3]) -> Resu
 /// The mean of one row and `1 / sqrt(variance + eps)`.
 fn moments<T: Element>(row: &[T], eps: T::Acc) -> (T::Acc, T::Acc) {
     let width = T::acc(row.len() as f64);
-    let mean = row.iter().map(|x| x.widen()).sum::<T::Acc>() / width;
-    let squares: T::Acc = row.iter().map(|x| (x.widen() - mean) * (x.widen() - mean)).sum();
+    let mean = sum(row.iter().map(|x| x.widen())) / width;
+    let squares = sum(row.iter().map(|x| (x.widen() - mean) * (x.widen() - mean)));
     (mean, (squares / width + eps).sqrt().recip())
 }
 

@@ -2,7 +2,7 @@ use candle_core::{Result, Tensor};
 use num_traits::Float;
 
 use super::{NAME, RmsNorm};
-use crate::cpu::{Element, dispatch_float, for_each_row, read, sum_rows, value};
+use crate::cpu::{Element, dispatch_float, for_each_row, read, sum, sum_rows, value};
 use crate::graph::Value;
 
 pub(super) fn forward(op: &RmsNorm) -> Result<Value> {
@@ -15,7 +15,7 @@ pub(super) fn backward(op: &RmsNorm, grad: &Tensor, wanted: [bool; 2]) -> Result
 
 /// `1 / sqrt(mean(x^2) + eps)` of one row.
 fn scale<T: Element>(row: &[T], eps: T::Acc) -> T::Acc {
-    let squares: T::Acc = row.iter().map(|&x| x.widen() * x.widen()).sum();
+    let squares = sum(row.iter().map(|x| x.widen() * x.widen()));
     (squares / T::acc(row.len() as f64) + eps).sqrt().recip()
 }
 
@@ -49,7 +49,7 @@ fn backward_typed<T: Element>(op: &RmsNorm, grad: &Tensor, wanted: [bool; 2]) ->
         for_each_row(&mut dx, width, |i, dx| {
             let (x, grad) = row(i);
             let scale = scale(x, eps);
-            let dot: T::Acc = x.iter().zip(grad).zip(weight).map(|((x, g), w)| g.widen() * w.widen() * x.widen()).sum();
+            let dot = sum(x.iter().zip(grad).zip(weight).map(|((x, g), w)| g.widen() * w.widen() * x.widen()));
             let mean = dot * scale / T::acc(width as f64);
             for (((dx, x), grad), weight) in dx.iter_mut().zip(x).zip(grad).zip(weight) {
                 *dx = T::narrow(scale * (grad.widen() * weight.widen() - x.widen() * scale * mean));

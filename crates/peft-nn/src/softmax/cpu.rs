@@ -3,7 +3,7 @@ use num_traits::Float;
 
 use super::NAME;
 use crate::attention::Visibility;
-use crate::cpu::{Element, dispatch_float, for_each_row, read, value};
+use crate::cpu::{Element, dispatch_float, for_each_row, read, sum, value};
 use crate::graph::Value;
 
 pub(super) fn probabilities(scores: &Tensor, scale: f64, visibility: Option<&Visibility>) -> Result<Value> {
@@ -59,14 +59,14 @@ fn softmax_row<T: WithDType + Float>(scores: &[T], scale: T, visible: impl Fn(us
         }
     }
     let Some(max) = max else { return };
-    let mut sum = <T as num_traits::Zero>::zero();
+    let mut total = 0f64;
     for (key, (p, &score)) in p.iter_mut().zip(scores).enumerate() {
         if visible(key) {
             *p = (score * scale - max).exp();
-            sum += *p;
+            total += p.to_f64();
         }
     }
-    let factor = sum.recip();
+    let factor = T::from_f64(total.recip());
     for p in p {
         *p *= factor;
     }
@@ -80,7 +80,7 @@ fn scores_gradient_typed<T: Element>(probabilities: &Tensor, grad: &Tensor, scal
     let mut dscores = vec![T::zero(); p.len()];
     for_each_row(&mut dscores, width, |i, dscores| {
         let (p, g) = (&p[i * width..][..width], &g[i * width..][..width]);
-        let dot: T::Acc = p.iter().zip(g).map(|(p, g)| p.widen() * g.widen()).sum();
+        let dot = sum(p.iter().zip(g).map(|(p, g)| p.widen() * g.widen()));
         for ((dscore, p), g) in dscores.iter_mut().zip(p).zip(g) {
             *dscore = T::narrow(scale * p.widen() * (g.widen() - dot));
         }

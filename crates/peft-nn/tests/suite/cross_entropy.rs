@@ -113,3 +113,22 @@ fn wrong_operands_are_errors() {
     assert!(fails(&logits, &random(2, 1)).contains("labels are f64"));
     assert!(fails(&labels(&[0, 1], (2, 1)), &labels(&[0, 0], 2)).contains("i64"));
 }
+
+/// Every term of a long row counts: added up one after another in f32, the small ones would round away.
+#[test]
+fn the_loss_of_a_large_vocabulary_is_exact() {
+    const VOCABULARY: usize = 50_000;
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    for spread in [0.0, 4.0] {
+        let row: Vec<f32> = (0..VOCABULARY).map(|_| spread * noise()).collect();
+        let exact = row.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln() - f64::from(row[7]);
+        let logits = Tensor::from_vec(row, (1, VOCABULARY), &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[7i64], &Device::Cpu).unwrap();
+        let loss = cross_entropy(&logits, &labels, IGNORE_INDEX).unwrap().mean().unwrap().to_scalar::<f32>().unwrap();
+        assert!((f64::from(loss) - exact).abs() < 1e-6, "spread {spread}: {loss} is not {exact}");
+    }
+}
