@@ -3,6 +3,8 @@
 //! The embedded model adds small numbers and is right about half of the time: its training text mixed right sums with ones that
 //! are off by one. The skill is there; thirteen numbers, shared by all of its linear layers, make it reliable.
 
+#![allow(clippy::print_stdout)]
+
 mod sums;
 
 use anyhow::{Result, ensure};
@@ -83,7 +85,8 @@ fn training_data(dir: &Path, tokenizer: &Tokenizer, model: &PeftModel<CausalLm>)
     let path = dir.join("sums.jsonl");
     fs::write(&path, rows.collect::<Vec<_>>().join("\n"))?;
     let shape = model.base().shape();
-    let options = DatasetOptions { max_length: None, context_length: shape.max_positions, vocab_size: shape.vocab_size };
+    let options =
+        DatasetOptions { max_length: None, context_length: shape.max_positions, vocab_size: shape.vocab_size };
     Ok(Dataset::from_jsonl(&path, &Encoder { tokenizer: Some(tokenizer), chat: None }, options)?)
 }
 
@@ -95,7 +98,8 @@ fn accuracy(model: &mut PeftModel<CausalLm>, tokenizer: &Tokenizer, test: &[Sum]
         for (count, temperature) in right.iter_mut().zip([0.0, 1.0]) {
             let mut stop_ids = tokenizer.stop_ids().to_vec();
             stop_ids.extend(tokenizer.encode_bare("\n")?);
-            let config = GenerationConfig { max_new_tokens: 3, temperature, seed: seed as u64, stop_ids, ..Default::default() };
+            let config =
+                GenerationConfig { max_new_tokens: 3, temperature, seed: seed as u64, stop_ids, ..Default::default() };
             let answer = generate(model, &prompt, &config, &mut |_| Ok(()))?;
             *count += u32::from(tokenizer.decode(&answer.ids, false)? == sum.answer());
         }

@@ -4,6 +4,8 @@
 //! is coming. So the first answer after a prompt is right about half of the time: the skill is there, but not reliable, which is
 //! what an adapter of a few numbers can change. About ten minutes on two cores.
 
+#![allow(clippy::print_stdout)]
+
 mod sums;
 
 use anyhow::{Context, Result, ensure};
@@ -57,7 +59,8 @@ fn main() -> Result<()> {
         let ids = Tensor::from_vec(ids, (BATCH, LENGTH), &device)?;
         let logits = model.forward(&ids.narrow(1, 0, LENGTH - 1)?, ForwardOptions::all())?;
         let labels = ids.narrow(1, 1, LENGTH - 1)?.to_dtype(DType::I64)?;
-        let labels = labels.eq(i64::from(PAD))?.where_cond(&Tensor::full(IGNORE_INDEX, labels.shape(), &device)?, &labels)?;
+        let labels =
+            labels.eq(i64::from(PAD))?.where_cond(&Tensor::full(IGNORE_INDEX, labels.shape(), &device)?, &labels)?;
         let loss = cross_entropy(&logits, &labels, IGNORE_INDEX)?.mean()?;
         optimizer.backward_step(&loss)?;
         if step % 250 == 0 || step + 1 == steps {
@@ -90,9 +93,7 @@ fn tokenizer() -> Result<tokenizers::Tokenizer> {
     for (i, byte) in alphabet.iter().enumerate() {
         vocab.insert(byte.to_string(), (i + 3).into());
     }
-    let special = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-    };
+    let special = |id: u32, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     let file = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
         "added_tokens": [special(PAD, "<pad>"), special(BOS, "<s>"), special(EOS, "</s>")],

@@ -37,7 +37,8 @@ impl TinyLlama {
     /// # Errors
     /// When the folder cannot be written.
     pub fn unpack() -> Result<Self> {
-        let dir = TempDir::with_prefix("tiny-llama-").map_err(|e| Error::io("create a folder in", std::env::temp_dir(), e))?;
+        let dir = TempDir::with_prefix("tiny-llama-")
+            .map_err(|e| Error::io("create a folder in", std::env::temp_dir(), e))?;
         write_folder(dir.path(), &FILES)?;
         Ok(Self { dir })
     }

@@ -26,7 +26,8 @@ fn the_lora_computes_what_the_tinylora_computes() {
     let registry = candle_peft::registry().unwrap();
     for name in CASES {
         let case = Case::open(name);
-        let lora = to_lora(&DetachedAdapter::open(&case.dir, &registry).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let lora =
+            to_lora(&DetachedAdapter::open(&case.dir, &registry).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
         let dir = tempfile::tempdir().unwrap();
         lora.save(dir.path()).unwrap();
         let mut model = case.base_model();

@@ -76,7 +76,8 @@ fn loss_and_every_gradient_are_those_of_peft() {
         assert_eq!(names, expected.keys().copied().collect(), "{name}: trainables");
         for (key, var) in &trainable {
             let want = expected[key.as_str()];
-            let largest = want.to_dtype(DType::F32).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let largest =
+                want.to_dtype(DType::F32).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             let relative = difference(grads.get(var).unwrap(), want) / largest;
             assert!(relative <= gradient_limit, "{name}: gradient of {key} is {relative} off");
         }
@@ -140,7 +141,12 @@ fn a_fresh_adapter_draws_the_projections_and_makes_the_groups_of_peft() {
                 // Singular vectors in f32 are determined up to the rounding times the largest singular value over the gap to the
                 // next; the script that made the fixtures holds PEFT's own to the same limit.
                 let limit = if case.is_16_bit() { 0.05 } else { 1e-4 };
-                assert_close(&format!("{name}: {key}"), &product(ours[key], ours[&b]), &product(want, &file[&b]), limit);
+                assert_close(
+                    &format!("{name}: {key}"),
+                    &product(ours[key], ours[&b]),
+                    &product(want, &file[&b]),
+                    limit,
+                );
             }
         }
         assert_eq!(seen > 0, saves_projection, "{name}");

@@ -24,7 +24,11 @@ impl MethodArgs {
         let settings = self.set.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>>>()?;
         let fields = match (&self.config, &self.method) {
             (Some(path), _) => read_config(path, registry)?,
-            (None, Some(method)) => Map::from_iter([(PEFT_TYPE.to_owned(), peft_type(method, registry)?.into())]),
+            // Every model here is a causal language model, and PEFT's `AutoPeftModel` needs to be told.
+            (None, Some(method)) => Map::from_iter([
+                (PEFT_TYPE.to_owned(), peft_type(method, registry)?.into()),
+                ("task_type".to_owned(), "CAUSAL_LM".into()),
+            ]),
             (None, None) => return Err(UsageError::new("a new adapter needs --method METHOD or --config FILE")),
         };
         if settings.is_empty() {

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 pub const PEFT_VERSION: &str = "0.21.2";
 
 /// The values `task_type` may have.
-const TASK_TYPES: [&str; 6] = ["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"];
+const TASK_TYPES: [&str; 6] =
+    ["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"];
 
 /// The fields that every PEFT config has, whatever its method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,7 +80,8 @@ impl AdapterConfig {
     /// Puts together a parsed method and the fields of the file around it.
     pub(crate) fn from_parts(method: BoxedMethod, fields: Map<String, Value>) -> Result<Self> {
         // A file that does not name its task has none; the default is for configs made here.
-        let absent = AdapterMeta { task_type: None, peft_version: None, inference_mode: false, ..AdapterMeta::default() };
+        let absent =
+            AdapterMeta { task_type: None, peft_version: None, inference_mode: false, ..AdapterMeta::default() };
         let mut shared = match serde_json::to_value(&absent)? {
             Value::Object(shared) => shared,
             _ => Map::new(),
@@ -96,7 +98,10 @@ impl AdapterConfig {
         let mut meta: AdapterMeta = serde_json::from_value(Value::Object(shared))?;
         meta.unknown = unknown;
         if let Some(task) = meta.task_type.as_deref().filter(|t| !TASK_TYPES.contains(t)) {
-            return Err(Error::config(format!("`task_type` is `{task}`; it must be null or one of {}", TASK_TYPES.join(", "))));
+            return Err(Error::config(format!(
+                "`task_type` is `{task}`; it must be null or one of {}",
+                TASK_TYPES.join(", ")
+            )));
         }
         Ok(Self { method, meta })
     }

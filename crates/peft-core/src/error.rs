@@ -38,7 +38,9 @@ pub enum Error {
         peft_type: &'static str,
     },
     /// A target is of a kind that the method cannot adapt.
-    #[error("{method} cannot adapt the {kind} at `{path}`; it adapts Linear, Conv1D and Embedding layers as its config allows")]
+    #[error(
+        "{method} cannot adapt the {kind} at `{path}`; it adapts Linear, Conv1D and Embedding layers as its config allows"
+    )]
     UnsupportedHost {
         /// The method's `peft_type`.
         method: &'static str,
@@ -82,7 +84,9 @@ pub enum Error {
         path: String,
     },
     /// Merging one of two layers that share a weight would break the other or silently untie them.
-    #[error("`{path}` and `{other}` share one weight, so merging into one of them would break the tie; untie them first")]
+    #[error(
+        "`{path}` and `{other}` share one weight, so merging into one of them would break the tie; untie them first"
+    )]
     TiedWeights {
         /// The layer to merge into.
         path: String,

@@ -4,8 +4,8 @@ use crate::slots::{Attachment, Replacement};
 use crate::target::{nearest, resolve, saves};
 use crate::torch_rng::TorchRng;
 use crate::{
-    AdapterConfig, Adaptable, BiasMode, BoxedMethod, Error, HostKind, HostRole, HostSpec, Matcher, ModuleNames, ParamBuilder,
-    ParamKey, ParamStore, Persist, Result, Site, TensorSource, Walk, WalkMut,
+    Adaptable, AdapterConfig, BiasMode, BoxedMethod, Error, HostKind, HostRole, HostSpec, Matcher, ModuleNames,
+    ParamBuilder, ParamKey, ParamStore, Persist, Result, Site, TensorSource, Walk, WalkMut,
 };
 use candle_core::{DType, Tensor};
 use std::collections::BTreeMap;
@@ -169,10 +169,16 @@ impl Plan {
 }
 
 impl Module {
-    fn trained(&self, name: &str, original: Option<&Tensor>, params: &mut ParamBuilder<'_>) -> Result<Option<Replacement>> {
+    fn trained(
+        &self,
+        name: &str,
+        original: Option<&Tensor>,
+        params: &mut ParamBuilder<'_>,
+    ) -> Result<Option<Replacement>> {
         let Some(original) = original else { return Ok(None) };
         let key = ParamKey::site(&self.path, name);
-        let param = params.trainable(key, original.shape(), self.spec.dtype, &self.spec.device, || Ok(original.copy()?))?;
+        let param =
+            params.trainable(key, original.shape(), self.spec.dtype, &self.spec.device, || Ok(original.copy()?))?;
         Ok(Some(Replacement::Trainable(param)))
     }
 }
@@ -188,7 +194,8 @@ fn saves_embeddings(method: &BoxedMethod, hosts: &[(String, HostSpec)]) -> Resul
         Some(ModuleNames::List(names)) => Ok(names.iter().any(|n| NAMES.contains(&n.as_str()))),
         Some(ModuleNames::Pattern(_)) => {
             let matcher = Matcher::new(method.targets())?;
-            let ends = hosts.iter().filter(|(path, _)| path.rsplit('.').next().is_some_and(|leaf| NAMES.contains(&leaf)));
+            let ends =
+                hosts.iter().filter(|(path, _)| path.rsplit('.').next().is_some_and(|leaf| NAMES.contains(&leaf)));
             ends.into_iter().try_fold(false, |any, (path, spec)| Ok(any || matcher.is_target(path, spec)?))
         }
         None => Ok(false),

@@ -233,7 +233,11 @@ impl BoxedMethod {
     }
 
     /// Builds the layers, and holds the method to one per site.
-    pub(crate) fn build_all(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
+    pub(crate) fn build_all(
+        &self,
+        sites: &[Site],
+        params: &mut ParamBuilder<'_>,
+    ) -> Result<Vec<Arc<dyn AdapterLayer>>> {
         let layers = self.0.build(sites, params)?;
         if layers.len() != sites.len() {
             let (expected, found) = (sites.len(), layers.len());

@@ -5,8 +5,8 @@ use crate::number;
 use crate::pattern::Patterns;
 use candle_core::{DType, Tensor};
 use peft_core::{
-    AdapterLayer, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, ParamBuilder, ParamKey, Result, Site, SiteShapes,
-    TargetSpec, WeightLayout,
+    AdapterLayer, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, ParamBuilder, ParamKey, Result, Site,
+    SiteShapes, TargetSpec, WeightLayout,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -245,7 +245,14 @@ impl LoraConfig {
         Self { r, lora_alpha: r as f64, targets, ..Self::default() }
     }
 
-    fn layer(&self, site: &Site, index: usize, r: usize, scale: f64, params: &mut ParamBuilder<'_>) -> Result<LoraLayer> {
+    fn layer(
+        &self,
+        site: &Site,
+        index: usize,
+        r: usize,
+        scale: f64,
+        params: &mut ParamBuilder<'_>,
+    ) -> Result<LoraLayer> {
         let HostSpec { kind, rows, cols, ref device, dtype, embed_scale, .. } = site.spec;
         let dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let (names, shape_a, shape_b) = match kind {
@@ -264,7 +271,13 @@ impl LoraConfig {
     }
 
     /// Initial values as PEFT draws them.
-    fn fresh(&self, kind: HostKind, a: (usize, usize), b: (usize, usize), params: &mut ParamBuilder<'_>) -> (Vec<f32>, Vec<f32>) {
+    fn fresh(
+        &self,
+        kind: HostKind,
+        a: (usize, usize),
+        b: (usize, usize),
+        params: &mut ParamBuilder<'_>,
+    ) -> (Vec<f32>, Vec<f32>) {
         let rng = params.rng();
         let (count_a, count_b) = (a.0 * a.1, b.0 * b.1);
         if kind == HostKind::Embedding {

@@ -4,7 +4,9 @@ use crate::config::{LoraBias, LoraConfig};
 use crate::layer::Names;
 use candle_core::{DType, Tensor};
 use peft_core::checkpoint::{DetachedAdapter, DetachedSite, write_adapter};
-use peft_core::{AdapterConfig, BiasMode, Error, HostKind, ModuleNames, Result, TargetSpec, WeightLayout};
+use peft_core::{
+    AdapterConfig, BiasMode, Error, HostKind, ModuleNames, PEFT_VERSION, Result, TargetSpec, WeightLayout,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -61,6 +63,7 @@ pub fn to_lora(adapter: &DetachedAdapter) -> Result<ConvertedLora> {
     let mut config = AdapterConfig::from(lora);
     config.meta = adapter.config.meta.clone();
     config.meta.unknown.clear();
+    config.meta.peft_version.get_or_insert_with(|| PEFT_VERSION.to_owned());
     config.meta.inference_mode = true;
     Ok(ConvertedLora { config, tensors })
 }
@@ -68,7 +71,8 @@ pub fn to_lora(adapter: &DetachedAdapter) -> Result<ConvertedLora> {
 /// The factors of one site in the shapes that LoRA's checkpoints have.
 fn factors(site: &DetachedSite, method: &'static str) -> Result<(Names, Tensor, Tensor)> {
     let factors = site.layer.lora_factors()?;
-    let factors = factors.ok_or_else(|| Error::config(format!("the delta of a {method} layer is not a product of two factors")))?;
+    let factors = factors
+        .ok_or_else(|| Error::config(format!("the delta of a {method} layer is not a product of two factors")))?;
     let wide = if factors.a.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let a = factors.a.to_dtype(wide)?;
     let b = factors.b.to_dtype(wide)?;

@@ -83,10 +83,7 @@ pub trait CausalLanguageModel: Adaptable + Debug + Send + Sync {
     ///
     /// # Errors
     /// When adapters are active but not merged, or a file cannot be written.
-    fn save(&self, dir: &Path, companions: &Companions) -> Result<()>
-    where
-        Self: Sized,
-    {
+    fn save(&self, dir: &Path, companions: &Companions) -> Result<()> {
         files::save(self, dir, companions)
     }
 }

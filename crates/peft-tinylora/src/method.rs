@@ -7,8 +7,8 @@ use crate::projection::Projection;
 use crate::{Groups, precision};
 use candle_core::{DType, Device, Tensor};
 use peft_core::{
-    AdapterLayer, AdapterMeta, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder, ParamKey, Persist,
-    Result, Site, SiteShapes, TargetSpec, WeightLayout,
+    AdapterLayer, AdapterMeta, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder,
+    ParamKey, Persist, Result, Site, SiteShapes, TargetSpec, WeightLayout,
 };
 use std::sync::Arc;
 

@@ -3,8 +3,8 @@
 use super::{order, read_adapter};
 use crate::params::SITE_PREFIX;
 use crate::{
-    AdapterConfig, AdapterLayer, BaseWeight, Error, HostKind, HostRole, HostSpec, Matcher, ParamBuilder, ParamKey, ParamStore,
-    Persist, Registry, Result, Site, SiteShapes, TensorSource, WeightLayout,
+    AdapterConfig, AdapterLayer, BaseWeight, Error, HostKind, HostRole, HostSpec, Matcher, ParamBuilder, ParamKey,
+    ParamStore, Persist, Registry, Result, Site, SiteShapes, TensorSource, WeightLayout,
 };
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -13,7 +13,14 @@ use std::sync::Arc;
 
 /// What embeddings are called; their tensors look like those of a linear layer.
 const EMBEDDINGS: [&str; 9] = [
-    "embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings", "shared",
+    "embed_tokens",
+    "embed_in",
+    "wte",
+    "wpe",
+    "word_embeddings",
+    "position_embeddings",
+    "token_type_embeddings",
+    "shared",
     "embedding",
 ];
 

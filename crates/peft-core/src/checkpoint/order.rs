@@ -5,15 +5,48 @@ use std::cmp::Ordering;
 /// Modules in the order in which transformers registers them, wherever two of them share a parent.
 const ORDER: &[&str] = &[
     // The ends of a model, and what lies between.
-    "model", "transformer", "gpt_neox", "embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "layers", "h", "norm", "ln_f",
+    "model",
+    "transformer",
+    "gpt_neox",
+    "embed_tokens",
+    "embed_in",
+    "wte",
+    "wpe",
+    "word_embeddings",
+    "layers",
+    "h",
+    "norm",
+    "ln_f",
     // Blocks.
-    "ln_1", "self_attn", "self_attention", "attn", "attention", "ln_2", "mlp",
+    "ln_1",
+    "self_attn",
+    "self_attention",
+    "attn",
+    "attention",
+    "ln_2",
+    "mlp",
     // Attention.
-    "q_proj", "k_proj", "v_proj", "o_proj", "query_key_value", "c_attn", "dense",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "query_key_value",
+    "c_attn",
+    "dense",
     // Feed-forward.
-    "gate_proj", "up_proj", "down_proj", "c_fc", "c_proj", "dense_h_to_4h", "dense_4h_to_h", "fc1", "fc2",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "c_fc",
+    "c_proj",
+    "dense_h_to_4h",
+    "dense_4h_to_h",
+    "fc1",
+    "fc2",
     // Heads.
-    "lm_head", "embed_out", "score",
+    "lm_head",
+    "embed_out",
+    "score",
 ];
 
 /// Encoder-decoder models and OPT register the key first.

@@ -48,7 +48,9 @@ impl TensorSource for SafetensorsFile {
             return Ok(None);
         }
         let tensor = self.file.load(name, device);
-        tensor.map(Some).map_err(|e| Error::Safetensors { path: self.path.clone(), message: format!("tensor `{name}`: {e}") })
+        tensor
+            .map(Some)
+            .map_err(|e| Error::Safetensors { path: self.path.clone(), message: format!("tensor `{name}`: {e}") })
     }
 }
 

@@ -48,10 +48,8 @@ pub fn write_folder(dir: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     }
     fs::create_dir_all(home).map_err(|e| Error::io("create", home, e))?;
     // The staging folder lies on the same file system, so that renaming is one step; it vanishes when this function fails.
-    let staging = tempfile::Builder::new()
-        .prefix(".saving-")
-        .tempdir_in(home)
-        .map_err(|e| Error::io("write into", home, e))?;
+    let staging =
+        tempfile::Builder::new().prefix(".saving-").tempdir_in(home).map_err(|e| Error::io("write into", home, e))?;
     for (name, bytes) in files {
         let failed = |e| Error::io("write", dir.join(name), e);
         let mut file = File::create(staging.path().join(name)).map_err(failed)?;

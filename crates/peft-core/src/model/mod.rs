@@ -8,7 +8,7 @@ pub use training::ParamCounts;
 
 use crate::inject::inject;
 use crate::torch_rng::TorchRng;
-use crate::{Adaptable, Adapter, AdapterConfig, Error, Host, Mode, Result, TensorSource, Walk, WalkMut};
+use crate::{Adaptable, Adapter, AdapterConfig, Error, Host, Mode, PEFT_VERSION, Result, TensorSource, Walk, WalkMut};
 use candle_core::Tensor;
 
 /// A model together with the adapters attached to it. Call `forward` on [`PeftModel::base`].
@@ -89,6 +89,7 @@ impl<M: Adaptable> PeftModel<M> {
     pub fn add_adapter(&mut self, name: &str, config: impl Into<AdapterConfig>) -> Result<&Adapter> {
         let mut config = config.into();
         config.meta.base_model_name_or_path = self.base_name.clone().or(config.meta.base_model_name_or_path);
+        config.meta.peft_version.get_or_insert_with(|| PEFT_VERSION.to_owned());
         self.add(name, config, None, Mode::Train)
     }
 

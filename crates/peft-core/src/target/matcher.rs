@@ -44,8 +44,9 @@ fn regex(pattern: &str) -> Result<Regex> {
 
 /// A pattern that must match the whole path, as Python's `re.fullmatch`.
 fn full(pattern: &str) -> Result<Regex> {
-    regex(&format!("^(?:{pattern})$"))
-        .map_err(|e| if let Error::Pattern { message, .. } = e { Error::Pattern { pattern: pattern.into(), message } } else { e })
+    regex(&format!("^(?:{pattern})$")).map_err(|e| {
+        if let Error::Pattern { message, .. } = e { Error::Pattern { pattern: pattern.into(), message } } else { e }
+    })
 }
 
 /// A match that runs out of its backtracking budget counts as an error, not as "no match".
@@ -74,8 +75,11 @@ impl Matcher {
         let layers = match &spec.layers_to_transform {
             Some(indices) if spec.filters_layers() => {
                 let patterns = spec.layers_pattern.as_ref().map(|p| p.as_slice()).unwrap_or_default();
-                let mut patterns: Vec<Regex> =
-                    patterns.iter().filter(|p| !p.is_empty()).map(|p| regex(&format!(r"^(?:|.*?\.){p}\.(\d+)\."))).collect::<Result<_>>()?;
+                let mut patterns: Vec<Regex> = patterns
+                    .iter()
+                    .filter(|p| !p.is_empty())
+                    .map(|p| regex(&format!(r"^(?:|.*?\.){p}\.(\d+)\.")))
+                    .collect::<Result<_>>()?;
                 if patterns.is_empty() {
                     patterns.push(regex(r"^.*?\.[^.]*\.(\d+)\.")?);
                 }
@@ -86,7 +90,9 @@ impl Matcher {
         Ok(Self {
             targets: Names::new(spec.target_modules.as_ref())?,
             excluded: Names::new(spec.exclude_modules.as_ref())?,
-            saved: saved.map(|n| Ok((n.clone(), regex(&format!(r"^(?:|.*\.){n}(?:$|\..*)"))?))).collect::<Result<_>>()?,
+            saved: saved
+                .map(|n| Ok((n.clone(), regex(&format!(r"^(?:|.*\.){n}(?:$|\..*)"))?)))
+                .collect::<Result<_>>()?,
             layers,
         })
     }
@@ -132,8 +138,9 @@ impl Matcher {
     fn in_layers(&self, path: &str) -> Result<bool> {
         let Some(filter) = &self.layers else { return Ok(true) };
         for pattern in &filter.patterns {
-            let captures =
-                pattern.captures(path).map_err(|e| Error::Pattern { pattern: pattern.as_str().to_owned(), message: e.to_string() })?;
+            let captures = pattern
+                .captures(path)
+                .map_err(|e| Error::Pattern { pattern: pattern.as_str().to_owned(), message: e.to_string() })?;
             if let Some(index) = captures.and_then(|c| c.get(1)).and_then(|m| m.as_str().parse::<usize>().ok()) {
                 return Ok(filter.indices.contains(&index));
             }

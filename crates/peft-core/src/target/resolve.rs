@@ -78,7 +78,8 @@ pub(crate) fn nearest(wanted: &str, hosts: &[(String, HostSpec)]) -> (Option<Str
         }
     }
     let leaf = wanted.rsplit('.').next().unwrap_or(wanted);
-    let mut scored: Vec<(f64, &str)> = names.iter().map(|n| (strsim::jaro_winkler(leaf, n), *n)).filter(|(s, _)| *s > 0.75).collect();
+    let mut scored: Vec<(f64, &str)> =
+        names.iter().map(|n| (strsim::jaro_winkler(leaf, n), *n)).filter(|(s, _)| *s > 0.75).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     let near = scored.iter().take(3).map(|(_, n)| format!("`{n}`")).collect::<Vec<_>>().join(" or ");
     ((!near.is_empty()).then_some(near), names.join(", "))

@@ -64,7 +64,7 @@ impl Companions {
     }
 }
 
-pub(crate) fn save(model: &dyn CausalLanguageModel, dir: &Path, companions: &Companions) -> Result<()> {
+pub(crate) fn save<M: CausalLanguageModel + ?Sized>(model: &M, dir: &Path, companions: &Companions) -> Result<()> {
     let (tensors, tied) = tensors(model, dir)?;
     let mut config = model.config_fields();
     config.insert("tie_word_embeddings".into(), tied.into());
@@ -79,7 +79,7 @@ pub(crate) fn save(model: &dyn CausalLanguageModel, dir: &Path, companions: &Com
 }
 
 /// All weights and biases by name, and whether the head was left out because it is the embedding's weight.
-fn tensors(model: &dyn CausalLanguageModel, dir: &Path) -> Result<(BTreeMap<String, Tensor>, bool)> {
+fn tensors<M: CausalLanguageModel + ?Sized>(model: &M, dir: &Path) -> Result<(BTreeMap<String, Tensor>, bool)> {
     let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
     model.visit(&mut Walk::new(&mut |path, host| {
         if host.slots().is_live() {

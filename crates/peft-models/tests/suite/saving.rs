@@ -46,13 +46,14 @@ fn models_made_in_code_come_back_as_they_were() {
         for model in tiny_models(dtype) {
             let dir = TempDir::new().unwrap();
             let folder = dir.path().join("new");
+            let model: &dyn CausalLanguageModel = &model;
             model.save(&folder, &Companions::none()).unwrap();
             let again = reload(&folder);
             assert_eq!(
                 (again.shape(), again.dtype(), again.eos_token_ids()),
                 (model.shape(), dtype, model.eos_token_ids())
             );
-            assert_close(&logits(&again), &logits(&model), 0.0);
+            assert_close(&logits(&again), &logits(model), 0.0);
         }
     }
 }
