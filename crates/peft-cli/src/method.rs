@@ -1,7 +1,7 @@
 //! The config of a new adapter, from a file or from a method's defaults.
 
 use crate::args::MethodArgs;
-use crate::output::UsageError;
+use crate::output::usage_error;
 use crate::setting::Setting;
 use anyhow::{Context, Result};
 use candle_peft::core::checkpoint::CONFIG_FILE;
@@ -29,7 +29,7 @@ impl MethodArgs {
                 (PEFT_TYPE.to_owned(), peft_type(method, registry)?.into()),
                 ("task_type".to_owned(), "CAUSAL_LM".into()),
             ]),
-            (None, None) => return Err(UsageError::new("a new adapter needs --method METHOD or --config FILE")),
+            (None, None) => return Err(usage_error("a new adapter needs --method METHOD or --config FILE")),
         };
         if settings.is_empty() {
             return Ok(registry.parse_fields(fields)?);
@@ -38,7 +38,7 @@ impl MethodArgs {
         for Setting { key, .. } in &settings {
             if !known.contains(key) {
                 let known = known.join(", ");
-                return Err(UsageError::new(format!("--set {key}: no such field; the method has {known}")));
+                return Err(usage_error(format!("--set {key}: no such field; the method has {known}")));
             }
         }
         let with = |settings: &[Setting]| {
@@ -51,8 +51,8 @@ impl MethodArgs {
             let culprit =
                 settings.iter().find_map(|setting| Some((setting, with(std::slice::from_ref(setting)).err()?)));
             match culprit {
-                Some((setting, error)) => UsageError::new(format!("--set {}={}: {error}", setting.key, setting.value)),
-                None => UsageError::new(format!("--set: {error}")),
+                Some((setting, error)) => usage_error(format!("--set {}={}: {error}", setting.key, setting.value)),
+                None => usage_error(format!("--set: {error}")),
             }
         })
     }
@@ -71,7 +71,7 @@ fn peft_type(method: &str, registry: &Registry) -> Result<&'static str> {
     let plain = |name: &str| name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
     registry.methods().find(|tag| plain(tag) == plain(method)).ok_or_else(|| {
         let known = registry.methods().map(str::to_lowercase).collect::<Vec<_>>().join(", ");
-        UsageError::new(format!("--method {method}: no such method; there are {known}"))
+        usage_error(format!("--method {method}: no such method; there are {known}"))
     })
 }
 

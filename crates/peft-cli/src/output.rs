@@ -10,13 +10,6 @@ use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 #[derive(Debug)]
 pub(crate) struct UsageError(String);
 
-impl UsageError {
-    /// The mistake as an error to return.
-    pub(crate) fn new(message: impl Into<String>) -> anyhow::Error {
-        anyhow::Error::new(Self(message.into()))
-    }
-}
-
 impl Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -24,6 +17,11 @@ impl Display for UsageError {
 }
 
 impl std::error::Error for UsageError {}
+
+/// A mistake in the command line as an error to return.
+pub(crate) fn usage_error(message: impl Into<String>) -> anyhow::Error {
+    UsageError(message.into()).into()
+}
 
 /// Where results go: text for people, or one JSON object.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! `--set KEY=VALUE`.
 
-use crate::output::UsageError;
+use crate::output::usage_error;
 use anyhow::Result;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ impl Setting {
     /// else text.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.trim().is_empty()) else {
-            return Err(UsageError::new(format!("--set {text}: expected KEY=VALUE")));
+            return Err(usage_error(format!("--set {text}: expected KEY=VALUE")));
         };
         let key = key.trim().to_owned();
         let value = match parse_value(value.trim()) {

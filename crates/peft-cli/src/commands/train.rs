@@ -5,7 +5,7 @@ use crate::args::{OptimizerArg, ScheduleArg, TrainArgs};
 use crate::base::BaseFolder;
 use crate::data::DataReader;
 use crate::destination::{check_distinct, check_writable};
-use crate::output::{UsageError, note};
+use crate::output::{note, usage_error};
 use anyhow::Result;
 use candle_peft::Registry;
 use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
@@ -55,11 +55,11 @@ pub(super) fn run(args: &TrainArgs, registry: &Registry) -> Result<Report> {
     let config = match &args.adapter {
         Some(_) => None,
         None if args.method.is_given() => Some(args.method.adapter_config(registry)?),
-        None => return Err(UsageError::new("nothing to train: name --adapter DIR, --method METHOD or --config FILE")),
+        None => return Err(usage_error("nothing to train: name --adapter DIR, --method METHOD or --config FILE")),
     };
     if args.warmup > args.steps {
         let (warmup, steps) = (args.warmup, args.steps);
-        return Err(UsageError::new(format!("--warmup {warmup} is more than --steps {steps}")));
+        return Err(usage_error(format!("--warmup {warmup} is more than --steps {steps}")));
     }
     check_writable(&args.out)?;
     if let Some(adapter) = &args.adapter {

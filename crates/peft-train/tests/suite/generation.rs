@@ -90,7 +90,7 @@ fn samples_have_the_models_distribution() {
     let logits = model.base().forward(&input, ForwardOptions::last()).unwrap();
     let logits: Vec<f64> =
         logits.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| f64::from(*x)).collect();
-    let (temperature, top_p, draws) = (0.4, 0.8, 3000);
+    let (temperature, top_p, draws) = (0.4, 0.8, 600);
     let total: f64 = logits.iter().map(|logit| (logit / temperature).exp()).sum();
     let mut tokens: Vec<(usize, f64)> = logits.iter().map(|l| (l / temperature).exp() / total).enumerate().collect();
     tokens.sort_by(|a, b| b.1.total_cmp(&a.1));

@@ -1,0 +1,173 @@
+//! Adapter folders that are broken, and what is said about them.
+
+use crate::methods::registry;
+use crate::support::{bits, logits, named, tiny, with_bottleneck};
+use peft_core::checkpoint::{CONFIG_FILE, SafetensorsFile, WEIGHTS_FILE};
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+fn whole() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    with_bottleneck(named(&["up_proj"])).save_adapter("default", folder.path()).unwrap();
+    folder
+}
+
+/// Loads an adapter that must be refused without touching the model; what was said.
+#[track_caller]
+fn refusal(dir: &Path) -> String {
+    let mut model = tiny();
+    let error = model.load_adapter("x", dir, &registry()).unwrap_err().to_string();
+    assert!(model.adapters().is_empty());
+    assert_eq!(bits(&logits(&model)), bits(&logits(&tiny())));
+    error
+}
+
+/// What is said when the file of tensors has these bytes.
+#[track_caller]
+fn with_weights(bytes: &[u8]) -> String {
+    let folder = whole();
+    fs::write(folder.path().join(WEIGHTS_FILE), bytes).unwrap();
+    let error = refusal(folder.path());
+    assert!(error.contains(WEIGHTS_FILE), "{error}");
+    error
+}
+
+/// A safetensors file with this header and `data` zeros.
+fn file(header: &str, data: usize) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+#[test]
+fn missing_parts_are_named() {
+    let folder = whole();
+    let missing = folder.path().join("nowhere");
+    assert_eq!(refusal(&missing), format!("{}: no such folder", missing.display()));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(refusal(empty.path()).contains("not an adapter folder: it has no adapter_config.json"));
+    fs::remove_file(folder.path().join(WEIGHTS_FILE)).unwrap();
+    assert!(refusal(folder.path()).ends_with("it has no adapter_model.safetensors"));
+    fs::write(folder.path().join("adapter_model.bin"), "pickle").unwrap();
+    assert!(refusal(folder.path()).contains("adapter_model.bin is a pickle"));
+    assert!(refusal(&folder.path().join(CONFIG_FILE)).contains(CONFIG_FILE));
+}
+
+#[test]
+fn files_that_are_cut_short_are_refused() {
+    let folder = whole();
+    let bytes = fs::read(folder.path().join(WEIGHTS_FILE)).unwrap();
+    for length in [0, 4, 8, 9, bytes.len() / 4, bytes.len() / 2, bytes.len() - 1] {
+        let error = with_weights(&bytes[..length]);
+        assert!(error.contains("is not a valid safetensors file"), "{length}: {error}");
+    }
+    let mut longer = bytes;
+    longer.push(0);
+    assert!(with_weights(&longer).contains("is not a valid safetensors file"));
+}
+
+#[test]
+fn headers_that_lie_are_refused() {
+    let tensor = |shape: &str, from: usize, to: usize| {
+        format!(r#"{{"t": {{"dtype": "F32", "shape": {shape}, "data_offsets": [{from}, {to}]}}}}"#)
+    };
+    for (header, data) in [
+        (tensor("[4]", 0, 16), 8),
+        (tensor("[4]", 0, 8), 8),
+        (tensor("[2]", 8, 16), 16),
+        (tensor("[2]", 16, 8), 16),
+        (tensor("[18446744073709551615, 2]", 0, 8), 8),
+        (tensor("[4611686018427387904]", 0, 8), 8),
+        (tensor("[-1]", 0, 8), 8),
+        (r#"{"t": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}"#.into(), 8),
+        ("{".into(), 8),
+        ("[]".into(), 8),
+        ("no header".into(), 8),
+    ] {
+        let error = with_weights(&file(&header, data));
+        assert!(error.contains("is not a valid safetensors file"), "{header}: {error}");
+    }
+    let mut endless = u64::MAX.to_le_bytes().to_vec();
+    endless.extend([0; 64]);
+    assert!(with_weights(&endless).contains("is not a valid safetensors file"));
+}
+
+/// A valid file whose tensors are far larger than the model's asks for no memory.
+#[test]
+fn shapes_that_do_not_fit_are_refused_by_name() {
+    let key = "base_model.model.model.layers.0.mlp.up_proj.bottleneck_A";
+    let header = format!(r#"{{"{key}": {{"dtype": "F32", "shape": [2, 600], "data_offsets": [0, 4800]}}}}"#);
+    let error = with_weights(&file(&header, 4800));
+    assert!(
+        error.contains(&format!("`{key}` has shape [2, 600], but the config and the model ask for [2, 6]")),
+        "{error}"
+    );
+    let empty = format!(r#"{{"{key}": {{"dtype": "F32", "shape": [2, 0], "data_offsets": [0, 0]}}}}"#);
+    assert!(with_weights(&file(&empty, 0)).contains("has shape [2, 0]"));
+}
+
+#[test]
+fn tensors_of_a_dtype_that_cannot_be_computed_with_are_refused() {
+    let key = "base_model.model.model.layers.0.mlp.up_proj.bottleneck_A";
+    let header = format!(r#"{{"{key}": {{"dtype": "BOOL", "shape": [2, 6], "data_offsets": [0, 12]}}}}"#);
+    let error = with_weights(&file(&header, 12));
+    assert!(error.contains(key), "{error}");
+}
+
+#[test]
+fn configs_that_are_broken_are_named() {
+    for (text, words) in [
+        ("", "invalid adapter config"),
+        ("{\"peft_type\": \"BOTTLENECK\"", "invalid adapter config"),
+        ("{\"peft_type\": \"FOO\"}", "unknown adapter method `FOO`; registered: BOTTLENECK"),
+        ("{\"peft_type\": \"BOTTLENECK\", \"r\": 0}", "`r` is 0"),
+    ] {
+        let folder = whole();
+        fs::write(folder.path().join(CONFIG_FILE), text).unwrap();
+        let error = refusal(folder.path());
+        assert!(error.contains(words) && error.contains(CONFIG_FILE), "{error}");
+    }
+    let folder = whole();
+    fs::write(folder.path().join(CONFIG_FILE), [0xff, 0xfe, 0x00]).unwrap();
+    assert!(refusal(folder.path()).contains(CONFIG_FILE));
+}
+
+#[test]
+fn configs_that_contradict_the_tensors_are_refused() {
+    for (from, to, words) in [
+        ("\"r\": 2", "\"r\": 3", "has shape [2, 6], but the config and the model ask for [3, 6]"),
+        (
+            "\"up_proj\"",
+            "\"down_proj\"",
+            "the checkpoint has no tensor `base_model.model.model.layers.0.mlp.down_proj.bottleneck_A`",
+        ),
+        (
+            "\"up_proj\"",
+            "\"up_proj\", \"lm_head\"",
+            "the checkpoint has no tensor `base_model.model.lm_head.bottleneck_A`",
+        ),
+        (
+            "\"up_proj\"",
+            "\"0.mlp.up_proj\"",
+            "tensors that nothing reads: `base_model.model.model.layers.1.mlp.up_proj.bottleneck_A`",
+        ),
+    ] {
+        let folder = whole();
+        let path = folder.path().join(CONFIG_FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+        let error = refusal(folder.path());
+        assert!(error.contains(words) && error.contains(&folder.path().display().to_string()), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_of_tensors_is_an_error_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nothing.safetensors");
+    let Err(error) = SafetensorsFile::open(&path) else { panic!("it was opened") };
+    assert!(error.to_string().starts_with(&format!("cannot read {}", path.display())), "{error}");
+}
