@@ -1,30 +1,13 @@
 //! A TinyLoRA as an ordinary LoRA: the same model, without a decomposition and without the base.
 
-use crate::fixture::{Case, assert_close};
+use crate::fixture::{Case, TINYLORA, assert_close, bits};
 use candle_peft::core::checkpoint::DetachedAdapter;
 use candle_peft::lora::{LoraConfig, to_lora};
-
-const CASES: [&str; 14] = [
-    "tinylora_default",
-    "tinylora_all_linear_tied",
-    "tinylora_partial_tying",
-    "tinylora_odd_groups",
-    "tinylora_no_projection",
-    "tinylora_no_projection_u3r1",
-    "tinylora_embedding",
-    "tinylora_rank_clamped",
-    "tinylora_bf16",
-    "tinylora_layers_to_transform",
-    "tinylora_modules_to_save",
-    "tinylora_regex",
-    "gpt2_conv1d",
-    "gpt2_conv1d_bias_all",
-];
 
 #[test]
 fn the_lora_computes_what_the_tinylora_computes() {
     let registry = candle_peft::registry().unwrap();
-    for name in CASES {
+    for name in TINYLORA {
         let case = Case::open(name);
         let lora =
             to_lora(&DetachedAdapter::open(&case.dir, &registry).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -61,5 +44,24 @@ fn converting_a_lora_folds_its_scaling_in() {
         let mut model = case.base_model();
         model.add_from_source("lora", lora.config, &lora.tensors).unwrap();
         assert_close(name, &case.logits(&model), case.expected("adapted_logits"), 1e-5);
+    }
+}
+
+#[test]
+fn an_attached_adapter_converts_to_the_same_lora_as_its_file() {
+    let registry = candle_peft::registry().unwrap();
+    for name in TINYLORA {
+        let case = Case::open(name);
+        let from_file = to_lora(&DetachedAdapter::open(&case.dir, &registry).unwrap()).unwrap();
+        let from_model = to_lora(&case.adapted().detached("default").unwrap()).unwrap();
+        assert_eq!(from_file.config.to_json().unwrap(), from_model.config.to_json().unwrap(), "{name}");
+        assert_eq!(
+            from_file.tensors.keys().collect::<Vec<_>>(),
+            from_model.tensors.keys().collect::<Vec<_>>(),
+            "{name}"
+        );
+        for (key, tensor) in &from_file.tensors {
+            assert_eq!(bits(tensor), bits(&from_model.tensors[key]), "{name}: {key}");
+        }
     }
 }

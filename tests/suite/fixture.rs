@@ -7,6 +7,27 @@ use candle_peft::nn::cross_entropy;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+/// The TinyLoRA adapters.
+pub(crate) const TINYLORA: [&str; 16] = [
+    "tinylora_default",
+    "tinylora_all_linear_tied",
+    "tinylora_partial_tying",
+    "tinylora_odd_groups",
+    "tinylora_no_projection",
+    "tinylora_no_projection_u3r1",
+    "tinylora_embedding",
+    "tinylora_rank_clamped",
+    "tinylora_bf16",
+    "tinylora_layers_to_transform",
+    "tinylora_modules_to_save",
+    "tinylora_regex",
+    "tinylora_two_adapters",
+    "tinylora_two_adapters/other",
+    "gpt2_conv1d",
+    "gpt2_conv1d_bias_all",
+];
+
+/// One case.
 pub(crate) struct Case {
     pub(crate) dir: PathBuf,
     pub(crate) base: PathBuf,

@@ -1,6 +1,6 @@
 //! Adapters that PEFT wrote: what it computed with them is computed here.
 
-use crate::fixture::{Case, assert_close, bits, difference};
+use crate::fixture::{Case, TINYLORA, assert_close, bits, difference};
 use candle_core::{DType, Device, Tensor};
 use candle_peft::core::ParamKey;
 use candle_peft::core::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
@@ -9,25 +9,6 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-
-const TINYLORA: [&str; 16] = [
-    "tinylora_default",
-    "tinylora_all_linear_tied",
-    "tinylora_partial_tying",
-    "tinylora_odd_groups",
-    "tinylora_no_projection",
-    "tinylora_no_projection_u3r1",
-    "tinylora_embedding",
-    "tinylora_rank_clamped",
-    "tinylora_bf16",
-    "tinylora_layers_to_transform",
-    "tinylora_modules_to_save",
-    "tinylora_regex",
-    "tinylora_two_adapters",
-    "tinylora_two_adapters/other",
-    "gpt2_conv1d",
-    "gpt2_conv1d_bias_all",
-];
 
 const LORA: [&str; 6] = [
     "lora_default",

@@ -257,8 +257,8 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 
-    /// Accepted as everywhere; a conversion reads no base model
-    #[arg(long, value_name = "DIR", hide = true)]
+    /// Base model, for an adapter whose modules' names do not tell their order; not needed otherwise
+    #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
 }
 

@@ -151,6 +151,9 @@ pub enum Error {
         /// What the regex engine said.
         message: String,
     },
+    /// A matrix without a singular value decomposition that could be used.
+    #[error("no singular value decomposition: {0}")]
+    Decomposition(String),
     /// The weight of a layer is not at hand: the adapter was opened without its base model.
     #[error("the base weight of `{path}` is needed but the adapter was opened without its base model")]
     NoBaseWeight {

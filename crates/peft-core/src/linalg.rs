@@ -36,27 +36,26 @@ pub struct TruncatedSvd {
 pub fn truncated_svd(weight: &Tensor, r: usize) -> Result<TruncatedSvd> {
     let (rows, cols) = weight.dims2()?;
     if !weight.dtype().is_float() {
-        return Err(refusal(format!(
-            "a {} matrix has no singular value decomposition in f32",
-            weight.dtype().as_str()
-        )));
+        return Err(Error::Decomposition(format!("a {} matrix is not one of floats", weight.dtype().as_str())));
     }
     let rank = r.min(rows).min(cols);
     if rank == 0 {
-        return Err(refusal(format!("a decomposition of rank {r} of a {rows} x {cols} matrix is empty")));
+        return Err(Error::Decomposition(format!("a decomposition of rank {r} of a {rows} x {cols} matrix is empty")));
     }
     let device = weight.device();
     let mut values: Vec<f32> = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
-        return Err(refusal(format!("the weight holds {bad} in f32, so it has no singular value decomposition")));
+        return Err(Error::Decomposition(format!("the weight holds {bad} in f32")));
     }
     let scale = normalise(&mut values);
     let (u, s, v) = thin_svd(MatRef::from_row_major_slice(&values, rows, cols))
-        .map_err(|e| refusal(format!("the singular value decomposition did not converge: {e:?}")))?;
+        .map_err(|e| Error::Decomposition(format!("it did not converge: {e:?}")))?;
     let (u, v) = (u.as_ref(), v.as_ref());
     let s: Vec<f32> = s.column_vector().iter().take(rank).map(|s| (f64::from(*s) * scale) as f32).collect();
     if s.iter().any(|s| s.is_infinite()) {
-        return Err(refusal("the largest singular value of the weight is beyond the range of f32".to_owned()));
+        return Err(Error::Decomposition(
+            "the largest singular value of the weight is beyond the range of f32".to_owned(),
+        ));
     }
     let signs: Vec<f32> = (0..rank).map(|j| sign_of_largest(u, j)).collect();
     let u: Vec<f32> = (0..rows).flat_map(|i| signs.iter().enumerate().map(move |(j, sign)| u[(i, j)] * sign)).collect();
@@ -96,10 +95,6 @@ fn thin_svd(matrix: MatRef<'_, f32>) -> Result<ThinSvd, SvdError> {
     let stack = MemStack::new(&mut buffer);
     svd(matrix, s.as_mut(), Some(u.as_mut()), Some(v.as_mut()), Par::Seq, stack, Default::default())?;
     Ok((u, s, v))
-}
-
-fn refusal(message: String) -> Error {
-    Error::Candle(candle_core::Error::Msg(message))
 }
 
 /// The sign of the entry of largest magnitude in a column, of the first of them on a tie.

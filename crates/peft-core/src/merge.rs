@@ -56,6 +56,7 @@ pub(crate) fn unmerge(host: &mut dyn Host) -> Result<()> {
 
 /// Whether every element is a finite number: infinities and NaN survive a multiplication with zero, nothing else does.
 fn is_finite(tensor: &Tensor) -> Result<bool> {
-    let zero = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()?;
+    let wide = if tensor.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let zero = (tensor.to_dtype(wide)? * 0.0)?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
     Ok(zero == 0.0)
 }

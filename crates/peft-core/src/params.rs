@@ -216,7 +216,8 @@ impl<'a> ParamBuilder<'a> {
             None if self.is_loading() => return Err(Error::MissingTensor(key.to_string())),
             None => checked(&key, &shape, init()?)?.to_dtype(dtype)?.to_device(device)?,
         };
-        let param = Param::new(Var::from_tensor(&tensor.contiguous()?)?);
+        // Detached, a variable of somebody else is copied like any tensor; otherwise two would train one storage.
+        let param = Param::new(Var::from_tensor(&tensor.detach().contiguous()?)?);
         self.keep(key, Entry::Trainable(param.clone()))?;
         Ok(param)
     }

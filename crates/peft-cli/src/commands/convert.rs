@@ -3,9 +3,11 @@
 use crate::args::{ConversionArg, ConvertArgs};
 use crate::destination::{check_distinct, check_writable};
 use anyhow::Result;
-use candle_peft::Registry;
-use candle_peft::core::checkpoint::DetachedAdapter;
+use candle_core::Device;
+use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter};
 use candle_peft::lora::to_lora;
+use candle_peft::models::load_model;
+use candle_peft::{PeftModel, Registry};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -32,7 +34,14 @@ impl fmt::Display for Report {
 pub(super) fn run(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
     check_writable(&args.out)?;
     check_distinct(&args.out, &args.adapter, "--adapter")?;
-    let adapter = DetachedAdapter::open(&args.adapter, registry)?;
+    let adapter = match &args.base {
+        None => DetachedAdapter::open(&args.adapter, registry)?,
+        Some(base) => {
+            let mut model = PeftModel::new(load_model(base, None, &Device::Cpu)?);
+            model.load_adapter(DEFAULT_ADAPTER, &args.adapter, registry)?;
+            model.detached(DEFAULT_ADAPTER)?
+        }
+    };
     let converted = match args.to {
         ConversionArg::Lora => to_lora(&adapter)?,
     };

@@ -24,6 +24,9 @@ const EMBEDDINGS: [&str; 9] = [
     "embedding",
 ];
 
+/// What tensors of whole modules are called below a module's path; the longer names first, since the others end them.
+pub(crate) const WHOLE_MODULE_NAMES: [&str; 4] = ["base_layer.weight", "base_layer.bias", "weight", "bias"];
+
 /// One adapted module of a [`DetachedAdapter`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -123,7 +126,7 @@ impl DetachedAdapter {
 
 /// The key of a tensor that is a whole weight or bias of the base model, not part of an adapter layer.
 fn whole_module_key(rest: &str, matcher: &Matcher, config: &AdapterConfig) -> Option<ParamKey> {
-    for name in ["base_layer.weight", "base_layer.bias", "weight", "bias"] {
+    for name in WHOLE_MODULE_NAMES {
         let Some(path) = rest.strip_suffix(name).and_then(|p| p.strip_suffix('.')) else { continue };
         let is_bias = name.ends_with("bias") && config.method.bias() != crate::BiasMode::None;
         if name == "base_layer.weight" || is_bias || matcher.is_saved(path) {

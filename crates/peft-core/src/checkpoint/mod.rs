@@ -5,6 +5,7 @@ mod order;
 mod read;
 mod write;
 
+pub(crate) use detached::WHOLE_MODULE_NAMES;
 pub use detached::{DetachedAdapter, DetachedSite};
 pub use read::{SafetensorsFile, read_adapter};
 pub use write::{write_adapter, write_folder, write_tensors};

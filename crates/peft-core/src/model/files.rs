@@ -1,8 +1,10 @@
 //! Adapters of a model from and to folders.
 
 use super::PeftModel;
-use crate::checkpoint::{DEFAULT_ADAPTER, read_adapter, write_adapter};
-use crate::{Adaptable, Adapter, Registry, Result};
+use crate::checkpoint::{
+    DEFAULT_ADAPTER, DetachedAdapter, DetachedSite, WHOLE_MODULE_NAMES, read_adapter, write_adapter,
+};
+use crate::{Adaptable, Adapter, ParamKey, Registry, Result};
 use std::path::Path;
 
 impl<M: Adaptable> PeftModel<M> {
@@ -39,5 +41,27 @@ impl<M: Adaptable> PeftModel<M> {
             let name = &*adapter.name;
             self.save_adapter(name, if name == DEFAULT_ADAPTER { dir.to_owned() } else { dir.join(name) })
         })
+    }
+
+    /// One adapter as if it had been opened without the model, to convert it or to patch other models with it.
+    ///
+    /// What it says of modules and their order is the model's word. It shares the parameters: it changes as they are trained.
+    ///
+    /// # Errors
+    /// When the name is unknown.
+    pub fn detached(&self, name: &str) -> Result<DetachedAdapter> {
+        let adapter = self.adapter(name)?;
+        let mut sites = vec![];
+        self.look(|path, host| {
+            if let Some(layer) = host.slots().layer(name) {
+                sites.push(DetachedSite { path: path.to_owned(), spec: host.spec(), layer: layer.clone() });
+            }
+            Ok(())
+        })?;
+        let whole =
+            |key: &ParamKey| matches!(key, ParamKey::Site { name, .. } if WHOLE_MODULE_NAMES.contains(&name.as_str()));
+        let carried = adapter.params.persisted().filter(|(key, _)| whole(key));
+        let carried = carried.map(|(key, tensor)| (key.to_string(), tensor.clone())).collect();
+        Ok(DetachedAdapter { config: adapter.config.clone(), sites, params: adapter.params.clone(), carried })
     }
 }

@@ -17,7 +17,7 @@ fn a_whole_graph_passes() {
     let loss = model.base().forward(&TinySpec::default().ids().unwrap()).unwrap().sqr().unwrap().sum_all().unwrap();
     let grads = loss.backward().unwrap();
     model.audit_gradients(&grads).unwrap();
-    assert_eq!(model.vars().len(), 5 + 4 + 5);
+    assert_eq!(model.vars().len(), 5 + 4 + 4);
 }
 
 #[test]

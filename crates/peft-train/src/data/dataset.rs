@@ -2,6 +2,7 @@
 
 use super::{Encoded, Encoder, IGNORE_INDEX, Row};
 use crate::error::{Error, Result};
+use crate::fingerprint::Digest;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::ops::Deref;
@@ -116,13 +117,13 @@ impl Dataset {
     ///
     /// A resumed run compares it to tell whether its data has changed.
     pub fn fingerprint(&self) -> u64 {
-        let mut hash = Fnv1a::default();
+        let mut digest = Digest::default();
         for example in &self.examples {
-            hash.write(&(example.ids.len() as u64).to_le_bytes());
-            example.ids.iter().for_each(|id| hash.write(&id.to_le_bytes()));
-            example.labels.iter().for_each(|label| hash.write(&label.to_le_bytes()));
+            digest.word(example.ids.len() as u64);
+            example.ids.iter().for_each(|&id| digest.word(u64::from(id)));
+            example.labels.iter().for_each(|&label| digest.word(label as u64));
         }
-        hash.0
+        digest.finish()
     }
 }
 
@@ -151,21 +152,4 @@ fn check_ids(path: &Path, line: usize, encoded: &Encoded, vocab_size: usize) -> 
         return Err(Error::row(path, line, message));
     }
     Ok(())
-}
-
-/// The 64-bit FNV-1a hash: the hashers of the standard library may change from one release to the next.
-struct Fnv1a(u64);
-
-impl Default for Fnv1a {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv1a {
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
 }

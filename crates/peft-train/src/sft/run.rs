@@ -64,8 +64,8 @@ pub struct RunSummary {
 /// written before the first step has succeeded.
 ///
 /// # Errors
-/// Those of [`Trainer::step`] and of writing; and [`Error::Resume`] when the state in `out` belongs to another run, or when
-/// `out` holds an interrupted run and `resume` is not set. Finished runs are overwritten.
+/// Those of [`Trainer::step`] and of writing; [`Error::Resume`] when the state in `out` belongs to another run, and
+/// [`Error::InvalidOption`] when `out` holds an interrupted run and `resume` is not set. Finished runs are overwritten.
 pub fn run<M: CausalLanguageModel>(
     trainer: &mut Trainer<'_, M>,
     out: &Path,

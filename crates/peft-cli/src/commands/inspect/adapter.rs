@@ -111,14 +111,25 @@ impl fmt::Display for AdapterReport {
         }
         writeln!(f, "parameters  {}", self.trainable_parameters)?;
         writeln!(f, "modules     {}", self.modules.len())?;
-        for Module { path, kind, rows, cols, group } in &self.modules {
-            let group = group.map(|group| format!(", group {group}")).unwrap_or_default();
-            writeln!(f, "  {path}  {kind} {rows}x{cols}{group}")?;
+        for (shape, count) in self.shapes() {
+            writeln!(f, "  {count:4} x {shape}")?;
         }
-        write!(f, "tensors     {}, {} bytes", self.tensors.len(), self.bytes)?;
-        for StoredTensor { name, dtype, shape, bytes } in &self.tensors {
-            write!(f, "\n  {name}  {dtype} {shape:?}, {bytes} bytes")?;
+        write!(f, "tensors     {}, {} bytes; --json lists every module and tensor", self.tensors.len(), self.bytes)
+    }
+}
+
+impl AdapterReport {
+    /// Last names, kinds and sizes of the modules with how many there are of each, in the order they first occur.
+    fn shapes(&self) -> Vec<(String, usize)> {
+        let mut shapes: Vec<(String, usize)> = vec![];
+        for Module { path, kind, rows, cols, .. } in &self.modules {
+            let name = path.rsplit('.').next().unwrap_or(path);
+            let shape = format!("{name}  {kind} {rows}x{cols}");
+            match shapes.iter_mut().find(|(known, _)| *known == shape) {
+                Some((_, count)) => *count += 1,
+                None => shapes.push((shape, 1)),
+            }
         }
-        Ok(())
+        shapes
     }
 }
