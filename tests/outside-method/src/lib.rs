@@ -6,8 +6,8 @@
 use candle_core::{DType, Module, Result as CandleResult, Tensor};
 use peft_core::nn::Linear;
 use peft_core::{
-    AdapterLayer, AdapterMethod, Error, HostKind, HostSpec, Mode, Param, ParamBuilder, ParamKey, Result, Site, TargetSpec,
-    WeightLayout,
+    AdapterLayer, AdapterMethod, Error, HostKind, HostSpec, Mode, Param, ParamBuilder, ParamKey, Result, Site,
+    TargetSpec, WeightLayout,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

@@ -101,6 +101,17 @@ fn bad_configs_are_refused() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+#[test]
+fn without_it_the_error_lists_what_is_registered() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let mut model = PeftModel::new(Net::new()?);
+    model.add_adapter("default", gains(&["up_proj"]))?;
+    model.save_adapter("default", folder.path())?;
+    let loaded = PeftModel::new(Net::new()?).load_adapter("x", folder.path(), &Registry::new()).map(drop);
+    assert!(loaded.is_err_and(|e| e.to_string().contains("unknown adapter method `GAIN`")));
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(strategy::config(24))]
 

@@ -5,6 +5,7 @@ mod config;
 mod dropout;
 mod factors;
 mod gradients;
+mod laws;
 mod layer;
 mod loading;
 mod peft;
