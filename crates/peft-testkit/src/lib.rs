@@ -43,7 +43,7 @@
 //! ```
 //!
 //! [`conformance`] holds the laws, [`gradient`] the comparison with finite differences they use, [`tiny`] and [`skeleton`] the
-//! models, [`strategy`] what property tests draw from, [`fixture`] the files that PEFT wrote, and [`assert`] comparisons of
+//! models, [`strategy`] what property tests draw from, [`fixture`] the files that PEFT wrote, and [`mod@assert`] comparisons of
 //! tensors that say how far apart they are.
 
 pub mod assert;

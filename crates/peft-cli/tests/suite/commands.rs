@@ -263,7 +263,9 @@ fn inspect_describes_adapters_and_models() {
     assert_eq!((&report["kind"], &report["model_type"]), (&json!("model"), &json!("gpt2")));
     assert!(report["parameters"].as_u64().unwrap() > 1000);
     let text = run(&format!("inspect {}", place.adapter("adapter")), &[]).expect_success().stdout;
-    for part in ["method      TINYLORA", "groups      4", "parameters  52", "2 x q_proj  Linear 32x32", "tensors     16, "] {
+    for part in
+        ["method      TINYLORA", "groups      4", "parameters  52", "2 x q_proj  Linear 32x32", "tensors     16, "]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
