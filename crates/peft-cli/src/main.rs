@@ -9,6 +9,7 @@ mod device;
 mod method;
 mod output;
 mod setting;
+mod waiting;
 
 use args::Cli;
 use clap::Parser;

@@ -3,6 +3,7 @@
 use crate::args::InitArgs;
 use crate::base::BaseFolder;
 use crate::destination::check_writable;
+use crate::waiting::waiting;
 use anyhow::Result;
 use candle_peft::Registry;
 use candle_peft::core::ParamCounts;
@@ -36,7 +37,7 @@ pub(super) fn run(args: &InitArgs, registry: &Registry) -> Result<Report> {
     check_writable(&args.out)?;
     let base = BaseFolder::open(args.base.base.as_deref())?;
     let mut model = base.load(&args.base, args.seed)?;
-    let adapter = model.add_adapter(DEFAULT_ADAPTER, config)?;
+    let adapter = waiting("making the adapter", || model.add_adapter(DEFAULT_ADAPTER, config))?;
     let peft_type = adapter.config.method.peft_type();
     let modules = adapter.sites.iter().map(|(path, _)| path.clone()).collect();
     model.save_adapter(DEFAULT_ADAPTER, &args.out)?;

@@ -6,6 +6,7 @@ use crate::base::BaseFolder;
 use crate::data::DataReader;
 use crate::destination::{check_distinct, check_writable};
 use crate::output::{note, usage_error};
+use crate::waiting::waiting;
 use anyhow::Result;
 use candle_peft::Registry;
 use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
@@ -74,7 +75,7 @@ pub(super) fn run(args: &TrainArgs, registry: &Registry) -> Result<Report> {
     let eval_data = args.eval_data.as_deref().map(|path| reader.read(path)).transpose()?;
     match config {
         Some(config) => {
-            model.add_adapter(DEFAULT_ADAPTER, config)?;
+            waiting("making the adapter", || model.add_adapter(DEFAULT_ADAPTER, config).map(drop))?;
         }
         None => attach(&mut model, args.adapter.as_deref(), registry)?,
     }
