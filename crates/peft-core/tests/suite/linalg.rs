@@ -49,7 +49,7 @@ fn assert_is_leading(matrix: &Tensor, r: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(peft_testkit::strategy::config(32))]
 
     #[test]
     fn any_shape_and_rank(rows in 1usize..40, cols in 1usize..40, r in 1usize..45, seed in 0u64..1000) {

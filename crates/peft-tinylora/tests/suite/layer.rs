@@ -19,7 +19,7 @@ fn product(x: &Tensor, weight: &Tensor) -> Tensor {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(peft_testkit::strategy::config(48))]
 
     #[test]
     fn forward_is_the_changed_weight(
