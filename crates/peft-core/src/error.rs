@@ -9,6 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong when adapters are configured, built, merged, saved or loaded.
 ///
+/// A message says all there is to say: an error that wraps another prints it, and does not hand it out as its source too.
+///
 /// Messages are lower case, name the path, key or adapter at fault, and list the valid choices.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -155,11 +157,8 @@ pub enum Error {
     #[error("no singular value decomposition: {0}")]
     Decomposition(String),
     /// The weight of a layer is not at hand: the adapter was opened without its base model.
-    #[error("the base weight of `{path}` is needed but the adapter was opened without its base model")]
-    NoBaseWeight {
-        /// The layer's path.
-        path: String,
-    },
+    #[error("the base weight is needed, but the adapter was opened without its base model")]
+    NoBaseWeight,
     /// A model folder that does not describe a model that can be loaded.
     #[error("{}: {message}", .path.display())]
     Model {
@@ -169,14 +168,14 @@ pub enum Error {
         message: String,
     },
     /// Reading or writing a file failed.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}: {error}", .path.display())]
     Io {
         /// `read`, `write`, `create`, …
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The operating system's error.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A safetensors file whose header and data do not agree.
     #[error("{} is not a valid safetensors file: {message}", .path.display())]
@@ -187,20 +186,20 @@ pub enum Error {
         message: String,
     },
     /// An error with the place in the model or on disk where it happened.
-    #[error("{place}: {source}")]
+    #[error("{place}: {error}")]
     At {
         /// The module path or file.
         place: String,
         /// The error itself.
-        source: Box<Error>,
+        error: Box<Error>,
     },
     /// An error of a method from another crate.
-    #[error("{method} failed: {source}")]
+    #[error("{method} failed: {error}")]
     Method {
         /// The method's `peft_type`.
         method: &'static str,
         /// The method's own error.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A tensor operation failed.
     #[error(transparent)]
@@ -210,12 +209,12 @@ pub enum Error {
 impl Error {
     /// This error with the module path or file where it happened in front.
     pub fn at(self, place: impl Into<String>) -> Self {
-        Self::At { place: place.into(), source: Box::new(self) }
+        Self::At { place: place.into(), error: Box::new(self) }
     }
 
     /// An I/O error with what was attempted and where.
-    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { action, path: path.as_ref().to_owned(), source }
+    pub fn io(action: &'static str, path: impl AsRef<Path>, error: std::io::Error) -> Self {
+        Self::Io { action, path: path.as_ref().to_owned(), error }
     }
 
     /// A config error from its message.

@@ -120,7 +120,7 @@ impl BaseWeight {
     pub fn stored(&self) -> Result<&Tensor> {
         match self {
             Self::Dense { weight, .. } => Ok(weight),
-            Self::Absent => Err(Error::NoBaseWeight { path: String::new() }),
+            Self::Absent => Err(Error::NoBaseWeight),
         }
     }
 

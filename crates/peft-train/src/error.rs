@@ -87,14 +87,14 @@ pub enum Error {
         message: String,
     },
     /// Reading or writing a file failed.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}: {error}", .path.display())]
     Io {
         /// `read`, `write`, `create`, …
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The operating system's error.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// An adapter or a model failed.
     #[error(transparent)]
@@ -121,8 +121,8 @@ impl Error {
     }
 
     /// An I/O error with what was attempted and where.
-    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { action, path: path.as_ref().to_owned(), source }
+    pub fn io(action: &'static str, path: impl AsRef<Path>, error: std::io::Error) -> Self {
+        Self::Io { action, path: path.as_ref().to_owned(), error }
     }
 }
 

@@ -69,7 +69,7 @@ fn missing_left_over_and_misshapen_tensors() {
     assert_mentions(&missing.error(), &["the checkpoint has no tensor", UP, &missing.path().display().to_string()]);
     let extra = Folder::copy_of("base_llama").change_tensors(|t| drop(t.insert("model.extra".into(), zeros(&[2]))));
     assert_mentions(&extra.error(), &["tensors that nothing reads: `model.extra`"]);
-    assert!(matches!(extra.load(), Err(Error::At { source, .. }) if matches!(*source, Error::UnexpectedTensors(_))));
+    assert!(matches!(extra.load(), Err(Error::At { error, .. }) if matches!(*error, Error::UnexpectedTensors(_))));
     let misshapen = Folder::copy_of("base_llama").change_tensors(|t| drop(t.insert(UP.into(), zeros(&[64, 31]))));
     assert_mentions(&misshapen.error(), &[UP, "[64, 31]", "[64, 32]"]);
     let bias = Folder::copy_of("base_llama").set("mlp_bias", json!(true));
