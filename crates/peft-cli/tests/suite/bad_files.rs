@@ -1,23 +1,8 @@
 //! Files that are missing or broken: exit code 1, the culprit by name, nothing written.
 
-use crate::support::{Files, Workplace, fixture, run};
+use crate::support::{Files, Workplace, every_reader_refuses, fixture, run};
 use std::fs;
 use std::path::Path;
-
-/// Runs every command that reads an adapter and expects the same complaint from each, and no new file.
-fn every_reader_refuses(place: &Workplace, base: &str, adapter: &str, says: &[&str]) {
-    let (data, out) = (place.at("data.jsonl"), place.at("out"));
-    let before = place.names();
-    for words in [
-        format!("eval --base {base} --adapter {adapter} --data {data}"),
-        format!("train --base {base} --adapter {adapter} --data {data} --out {out} --steps 2 --learning-rate 0.1"),
-        format!("merge --base {base} --adapter {adapter} --out {out}"),
-        format!("inspect {adapter} --base {base}"),
-    ] {
-        run(&words, &[]).expect_error(1, says);
-        assert_eq!(place.names(), before, "{words}");
-    }
-}
 
 /// As above, and commands that need no base model find the fault too.
 fn every_reader_refuses_alone(place: &Workplace, adapter: &str, says: &[&str]) {

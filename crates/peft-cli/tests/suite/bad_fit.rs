@@ -1,22 +1,8 @@
 //! Adapters, bases and targets that do not fit each other.
 
-use crate::support::{METHOD, Sizes, Workplace, fixture, run, write_llama};
+use crate::support::{METHOD, Sizes, Workplace, every_reader_refuses, fixture, run, write_llama};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
-
-fn every_use_refuses(place: &Workplace, base: &str, adapter: &str, says: &[&str]) {
-    let (data, out) = (place.at("data.jsonl"), place.at("out"));
-    let before = place.names();
-    for words in [
-        format!("eval --base {base} --adapter {adapter} --data {data}"),
-        format!("train --base {base} --adapter {adapter} --data {data} --out {out} --steps 2 --learning-rate 0.1"),
-        format!("merge --base {base} --adapter {adapter} --out {out}"),
-        format!("inspect {adapter} --base {base}"),
-    ] {
-        run(&words, &[]).expect_error(1, says);
-        assert_eq!(place.names(), before, "{words}");
-    }
-}
 
 #[test]
 fn a_base_with_other_layers_or_shapes_is_refused() {
@@ -27,14 +13,14 @@ fn a_base_with_other_layers_or_shapes_is_refused() {
     run(&format!("init --base {base} {method} --out {adapter}"), &[]).expect_success();
     let other = |name: &str, sizes: Sizes| write_llama(&place.at(name), sizes);
     let fewer = other("fewer", Sizes { layers: 1, ..Sizes::default() });
-    every_use_refuses(&place, &fewer, &adapter, &[&adapter, "tinylora_v"]);
+    every_reader_refuses(&place, &fewer, &adapter, &[&adapter, "tinylora_v"]);
     let more = other("more", Sizes { layers: 3, ..Sizes::default() });
-    every_use_refuses(&place, &more, &adapter, &[&adapter, "tinylora_"]);
+    every_reader_refuses(&place, &more, &adapter, &[&adapter, "tinylora_"]);
     let wider = other("wider", Sizes { hidden: 64, ..Sizes::default() });
-    every_use_refuses(&place, &wider, &adapter, &[&adapter, "layers.0", "shape"]);
+    every_reader_refuses(&place, &wider, &adapter, &[&adapter, "layers.0", "shape"]);
     let narrower = other("narrower", Sizes { intermediate: 48, ..Sizes::default() });
-    every_use_refuses(&place, &narrower, &adapter, &[&adapter, "up_proj", "shape"]);
-    every_use_refuses(&place, &fixture("base_gpt2"), &adapter, &[&adapter, "q_proj", "c_attn"]);
+    every_reader_refuses(&place, &narrower, &adapter, &[&adapter, "up_proj", "shape"]);
+    every_reader_refuses(&place, &fixture("base_gpt2"), &adapter, &[&adapter, "q_proj", "c_attn"]);
 }
 
 #[test]

@@ -218,3 +218,18 @@ pub(crate) fn write_tokenizer(dir: &str) {
     let config = json!({"eos_token": "w2", "chat_template": template});
     fs::write(Path::new(dir).join("tokenizer_config.json"), config.to_string()).unwrap();
 }
+
+/// Runs every command that reads an adapter and expects the same complaint from each, and no new file.
+pub(crate) fn every_reader_refuses(place: &Workplace, base: &str, adapter: &str, says: &[&str]) {
+    let (data, out) = (place.at("data.jsonl"), place.at("out"));
+    let before = place.names();
+    for words in [
+        format!("eval --base {base} --adapter {adapter} --data {data}"),
+        format!("train --base {base} --adapter {adapter} --data {data} --out {out} --steps 2 --learning-rate 0.1"),
+        format!("merge --base {base} --adapter {adapter} --out {out}"),
+        format!("inspect {adapter} --base {base}"),
+    ] {
+        run(&words, &[]).expect_error(1, says);
+        assert_eq!(place.names(), before, "{words}");
+    }
+}

@@ -52,7 +52,8 @@ struct StoredTensor {
 impl AdapterReport {
     pub(super) fn new(dir: &Path, base: Option<&Path>, registry: &Registry) -> Result<Self> {
         let (config, file) = read_adapter(dir, registry)?;
-        let adapter = DetachedAdapter::open(dir, registry)?;
+        let adapter = DetachedAdapter::from_source(config.clone(), &file)
+            .map_err(|error| error.at(file.path().display().to_string()))?;
         if let Some(base) = base {
             PeftModel::new(load_model(base, None, &Device::Cpu)?).load_adapter(DEFAULT_ADAPTER, dir, registry)?;
         }
