@@ -77,6 +77,9 @@ pub enum Error {
         /// The method's `peft_type`.
         method: &'static str,
     },
+    /// An adapter changes a bias that the layer does not have.
+    #[error("the adapter changes the bias of a layer that has none, so it cannot be merged")]
+    NoBias,
     /// A merged weight would hold NaN or infinity.
     #[error("adapter `{adapter}` would put NaN or infinity into the weight of `{path}`; nothing was merged")]
     NonFinite {

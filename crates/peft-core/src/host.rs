@@ -161,8 +161,8 @@ impl BaseWeight {
 /// A layer that can be adapted.
 ///
 /// [`crate::nn`] has drop-in hosts. A host of one's own asks its [`AdapterSlots`] in `forward`: first for a replaced weight
-/// or bias ([`AdapterSlots::weight`], [`AdapterSlots::bias`]), then to apply the active adapters to its output
-/// ([`AdapterSlots::apply`]).
+/// or bias ([`AdapterSlots::weight`], [`AdapterSlots::bias`]), then to put the active adapters around what it computes
+/// ([`AdapterSlots::forward`]).
 pub trait Host: fmt::Debug + Send + Sync {
     /// Kind, shape, dtype and place of the weight.
     fn spec(&self) -> HostSpec;

@@ -1,7 +1,8 @@
 //! Folding adapters into base weights, and taking them out again bit for bit.
 
+use crate::adapter::plus_bias;
 use crate::slots::Merged;
-use crate::{Error, Host, Result};
+use crate::{Error, Host, Mode, Result};
 use candle_core::{DType, Tensor};
 
 /// Folds every active adapter into the host's weight and bias; on an error the host is untouched.
@@ -21,24 +22,22 @@ pub(crate) fn merge(path: &str, host: &mut dyn Host, finite: bool) -> Result<()>
         Some(weight) => original.with_stored(weight.copy()?),
         None => original.clone(),
     };
+    let mut bias = match bias {
+        Some(bias) => Some(bias.copy()?),
+        None => original_bias.clone(),
+    };
     let mut adapters = vec![];
     for (adapter, attachment) in host.slots().pending() {
         if let Some(layer) = &attachment.layer {
             folded = folded.plus(&layer.delta_weight(&folded.canonical()?)?)?;
+            let change = layer.delta_bias(bias.as_ref(), Mode::Infer)?;
+            bias = plus_bias(bias, change)?;
         }
-        if finite && !is_finite(folded.stored()?)? {
+        let all_finite = || Ok::<_, Error>(is_finite(folded.stored()?)? && bias.as_ref().map_or(Ok(true), is_finite)?);
+        if finite && !all_finite()? {
             return Err(Error::NonFinite { adapter: adapter.to_string(), path: path.to_owned() });
         }
         adapters.push(adapter.clone());
-    }
-    let bias = match bias {
-        Some(bias) => Some(bias.copy()?),
-        None => original_bias.clone(),
-    };
-    if let (true, Some(bias), Some(adapter)) = (finite, &bias, adapters.last())
-        && !is_finite(bias)?
-    {
-        return Err(Error::NonFinite { adapter: adapter.to_string(), path: path.to_owned() });
     }
     host.set_base(folded, bias)?;
     host.slots_mut().set_merged(Merged { base: original, bias: original_bias, adapters });

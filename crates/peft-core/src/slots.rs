@@ -1,6 +1,6 @@
 //! The adapters attached to one host: which are active, which are merged.
 
-use crate::{AdapterLayer, BaseWeight, Error, Mode, Param, Result};
+use crate::{AdapterLayer, BaseWeight, Error, HostView, Mode, Param, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -68,10 +68,17 @@ pub struct AdapterSlots {
 }
 
 impl AdapterSlots {
-    /// Runs the active, unmerged adapters over a host's output.
+    /// Computes a host's output with the active, unmerged adapters around it.
+    ///
+    /// `base` is what the host itself makes of its input, and `host` shows what it makes it with.
     #[inline]
-    pub fn apply(&self, input: &Tensor, output: Tensor) -> candle_core::Result<Tensor> {
-        self.live.layers.iter().try_fold(output, |output, layer| layer.forward(input, output, self.mode))
+    pub fn forward(
+        &self,
+        host: HostView<'_>,
+        input: &Tensor,
+        base: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Tensor> {
+        nested(&self.live.layers, host, input, self.mode, base)
     }
 
     /// The weight that replaces the host's own, in the layout of the host's own, if an active adapter brings one.
@@ -200,4 +207,17 @@ impl AdapterSlots {
         }
         self.live = live;
     }
+}
+
+/// The last layer is the outermost: it sees the input first and the output last.
+fn nested(
+    layers: &[Arc<dyn AdapterLayer>],
+    host: HostView<'_>,
+    input: &Tensor,
+    mode: Mode,
+    base: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
+) -> candle_core::Result<Tensor> {
+    let Some((outer, inner)) = layers.split_last() else { return base(input) };
+    let output = nested(inner, host, &outer.input(input, mode)?, mode, base)?;
+    outer.forward(host.after(inner), input, output, mode)
 }

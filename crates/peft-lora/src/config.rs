@@ -3,10 +3,10 @@
 use crate::layer::{LoraLayer, Names};
 use crate::number;
 use crate::pattern::Patterns;
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use peft_core::{
     AdapterLayer, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, ParamBuilder, ParamKey, Result, Site,
-    SiteShapes, TargetSpec, WeightLayout,
+    SiteShapes, TargetSpec, WeightLayout, adapter_dtype,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -254,7 +254,7 @@ impl LoraConfig {
         params: &mut ParamBuilder<'_>,
     ) -> Result<LoraLayer> {
         let HostSpec { kind, rows, cols, ref device, dtype, embed_scale, .. } = site.spec;
-        let dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let dtype = adapter_dtype(dtype);
         let (names, shape_a, shape_b) = match kind {
             HostKind::Embedding => (Names::EMBEDDING, (r, rows), (cols, r)),
             _ => (Names::LINEAR, (r, cols), (rows, r)),

@@ -1,7 +1,7 @@
 //! LoRA at one site.
 
 use candle_core::{DType, Tensor};
-use peft_core::{AdapterLayer, Dropout, HostKind, LoraFactors, Mode, Param, Result, WeightLayout};
+use peft_core::{AdapterLayer, Dropout, HostKind, HostView, LoraFactors, Mode, Param, Result, WeightLayout};
 
 /// What a checkpoint calls the factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl LoraLayer {
 }
 
 impl AdapterLayer for LoraLayer {
-    fn forward(&self, input: &Tensor, output: Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+    fn forward(&self, _host: HostView<'_>, input: &Tensor, output: Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         let (a, b) = (self.a.read(mode), self.b.read(mode));
         let (low, scale) = match self.kind {
             HostKind::Embedding => {

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use peft_core::checkpoint::{DetachedAdapter, DetachedSite};
-use peft_core::{BaseWeight, Error, Result, WeightLayout};
+use peft_core::{BaseWeight, Error, Mode, Result, WeightLayout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -99,6 +99,10 @@ impl<'a> PatchedWeights<'a> {
                 *replacement = Some((tensor, number));
             }
             for site in adapter.sites {
+                if site.layer.delta_bias(None, Mode::Infer)?.is_some() {
+                    // Changed whatever it is, so the model must have one and ask for it.
+                    patches.entry(format!("{}.bias", site.path)).or_default();
+                }
                 patches.entry(format!("{}.weight", site.path)).or_default().sites.push(site);
             }
         }
@@ -150,6 +154,11 @@ impl<'a> PatchedWeights<'a> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The sites whose deltas belong to a weight.
+    fn sites(&self, weight: &str) -> &[DetachedSite] {
+        self.patches.get(weight).map(|patch| patch.sites.as_slice()).unwrap_or_default()
+    }
+
     /// The name that the base holds a tensor under: that of the embedding for a head that is tied to it.
     fn source(&self, name: &str) -> String {
         let tied = || {
@@ -165,31 +174,34 @@ impl<'a> PatchedWeights<'a> {
     fn patched(&self, name: &str, base: impl FnOnce(&str) -> candle_core::Result<Tensor>) -> Result<Tensor> {
         self.log().requested.insert(name.to_owned());
         let base = base(&self.source(name))?;
-        let Some(patch) = self.patches.get(name) else { return Ok(base) };
-        let mut weight = base.clone();
-        if let Some((replacement, _)) = &patch.replacement {
+        let mut tensor = base.clone();
+        if let Some((replacement, _)) = self.patches.get(name).and_then(|patch| patch.replacement.as_ref()) {
             if replacement.shape() != base.shape() {
                 let (found, expected) = (replacement.shape(), base.shape());
                 return Err(failed(format!(
                     "the adapter holds `{name}` as {found:?}, the model has it as {expected:?}"
                 )));
             }
-            weight = replacement.to_dtype(base.dtype())?;
+            tensor = replacement.to_dtype(base.dtype())?;
         }
-        if patch.sites.is_empty() {
-            return Ok(weight.to_device(base.device())?);
-        }
+        let (sites, add): (_, fn(&DetachedSite, Tensor) -> Result<Tensor>) = match name.strip_suffix(".bias") {
+            Some(path) => (self.sites(&format!("{path}.weight")), add_to_bias),
+            None => (self.sites(name), add_to_weight),
+        };
         // An adapter without its base model lives on the CPU.
-        weight = weight.to_device(&Device::Cpu)?;
-        for site in &patch.sites {
-            weight = add(site, weight)?;
-        }
-        Ok(weight.to_device(base.device())?)
+        let start = if sites.is_empty() { tensor } else { tensor.to_device(&Device::Cpu)? };
+        Ok(sites.iter().try_fold(start, |tensor, site| add(site, tensor))?.to_device(base.device())?)
     }
 }
 
+/// A bias with what one site adds to it.
+fn add_to_bias(site: &DetachedSite, bias: Tensor) -> Result<Tensor> {
+    let change = site.layer.delta_bias(Some(&bias), Mode::Infer).map_err(|e| e.at(&site.path))?;
+    Ok(change.map_or(Ok(bias.clone()), |change| (bias.to_dtype(change.dtype())? + change)?.to_dtype(bias.dtype()))?)
+}
+
 /// A weight with the delta of one site added, in the layout it is stored in.
-fn add(site: &DetachedSite, weight: Tensor) -> Result<Tensor> {
+fn add_to_weight(site: &DetachedSite, weight: Tensor) -> Result<Tensor> {
     let (rows, cols, layout) = (site.spec.rows, site.spec.cols, site.spec.layout);
     let expected = if layout == WeightLayout::InOut { [cols, rows] } else { [rows, cols] };
     if weight.dims() != expected {

@@ -4,7 +4,7 @@
 //!
 //! ```
 //! # use candle_core::{DType, Result as CandleResult, Tensor};
-//! # use peft_core::{AdapterLayer, AdapterMethod, HostKind, HostSpec, Mode, Param, ParamBuilder, ParamKey, Result, Site};
+//! # use peft_core::{AdapterLayer, AdapterMethod, HostKind, HostSpec, HostView, Mode, Param, ParamBuilder, ParamKey, Result, Site};
 //! # use std::sync::Arc;
 //! use peft_core::{ModuleNames, TargetSpec};
 //! use peft_testkit::conformance::Case;
@@ -13,7 +13,7 @@
 //! # #[derive(Debug)]
 //! # struct ShiftLayer { column: Param, cols: usize }
 //! # impl AdapterLayer for ShiftLayer {
-//! #     fn forward(&self, input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
+//! #     fn forward(&self, _host: HostView<'_>, input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
 //! #         let sums = input.sum_keepdim(candle_core::D::Minus1)?;
 //! #         output + sums.broadcast_mul(&self.column.read(mode).to_dtype(input.dtype())?)?
 //! #     }

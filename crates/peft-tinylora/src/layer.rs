@@ -1,7 +1,7 @@
 //! TinyLoRA at one site.
 
 use candle_core::Tensor;
-use peft_core::{AdapterLayer, Dropout, HostKind, LoraFactors, Mode, Param, Result, WeightLayout};
+use peft_core::{AdapterLayer, Dropout, HostKind, HostView, LoraFactors, Mode, Param, Result, WeightLayout};
 use peft_nn::{embedding, linear};
 
 /// `y + B R A x` for a linear layer, `y + scale * (B[ids] R A)` for an embedding.
@@ -41,7 +41,7 @@ impl TinyLoraLayer {
 }
 
 impl AdapterLayer for TinyLoraLayer {
-    fn forward(&self, input: &Tensor, output: Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+    fn forward(&self, _host: HostView<'_>, input: &Tensor, output: Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         let r = self.mixing(mode)?;
         let change = match self.kind {
             HostKind::Embedding => {

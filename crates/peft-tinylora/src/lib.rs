@@ -42,7 +42,6 @@
 //! ```
 
 mod config;
-mod factors;
 mod layer;
 mod method;
 mod precision;

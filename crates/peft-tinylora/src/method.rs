@@ -1,14 +1,13 @@
 //! TinyLoRA as an adapter method: from a config and sites to layers.
 
 use crate::config::{TinyLoraBias, TinyLoraConfig, TinyLoraInit};
-use crate::factors::{self, Factors};
 use crate::layer::TinyLoraLayer;
 use crate::projection::Projection;
 use crate::{Groups, precision};
 use candle_core::{DType, Device, Tensor};
 use peft_core::{
     AdapterLayer, AdapterMeta, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder,
-    ParamKey, Persist, Result, Site, SiteShapes, TargetSpec, WeightLayout,
+    ParamKey, Persist, Result, SingularValues, Site, SiteShapes, SvdFactors, TargetSpec, WeightLayout, adapter_dtype,
 };
 use std::sync::Arc;
 
@@ -78,13 +77,13 @@ impl AdapterMethod for TinyLoraConfig {
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
         let groups = self.groups(sites.len());
         for site in sites {
-            Projection::check_size(self.u, factors::rank(self.r, &site.spec)).map_err(|e| e.at(&site.path))?;
+            Projection::check_size(self.u, SvdFactors::rank(self.r, &site.spec)).map_err(|e| e.at(&site.path))?;
         }
         let mut fresh = if params.is_loading() {
             self.check_complete(sites, groups, params)?;
             vec![]
         } else {
-            factors::of_sites(sites, self.r)?
+            SvdFactors::of_sites(sites, self.r, SingularValues::Split)?
         }
         .into_iter();
         let vectors = self.vectors(sites, groups, params)?;
@@ -159,9 +158,14 @@ impl TinyLoraConfig {
         Ok(vectors)
     }
 
-    fn factors(&self, site: &Site, fresh: Option<Factors>, params: &mut ParamBuilder<'_>) -> Result<(Tensor, Tensor)> {
+    fn factors(
+        &self,
+        site: &Site,
+        fresh: Option<SvdFactors>,
+        params: &mut ParamBuilder<'_>,
+    ) -> Result<(Tensor, Tensor)> {
         let HostSpec { rows, cols, dtype, ref device, .. } = site.spec;
-        let (r, dtype) = (factors::rank(self.r, &site.spec), precision::storage(dtype));
+        let (r, dtype) = (SvdFactors::rank(self.r, &site.spec), adapter_dtype(dtype));
         let (fresh_a, fresh_b) = fresh.map(|f| (f.a, f.b)).unzip();
         let mut frozen = |name, shape: (usize, usize), fresh: Option<Tensor>| {
             let key = ParamKey::site(&site.path, name);

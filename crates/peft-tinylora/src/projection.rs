@@ -1,8 +1,7 @@
 //! The frozen random matrices between the factors.
 
-use crate::precision;
 use candle_core::{DType, Device, Tensor};
-use peft_core::{Error, Result, torch_rng::TorchRng};
+use peft_core::{Error, Result, adapter_dtype, torch_rng::TorchRng};
 
 /// Numbers in one projection at the most; more is a mistake in `u`.
 const LARGEST: usize = 1 << 28;
@@ -41,7 +40,7 @@ impl Projection {
         let mut rng = TorchRng::new(self.seed as u64);
         let values = rng.normal(0.0, 1.0 / (self.r as f64).sqrt(), self.u * self.r * self.r);
         let drawn = Tensor::from_vec(values, (self.u, self.r, self.r), &Device::Cpu)?;
-        Ok(drawn.to_dtype(self.dtype)?.to_dtype(precision::storage(self.dtype))?)
+        Ok(drawn.to_dtype(self.dtype)?.to_dtype(adapter_dtype(self.dtype))?)
     }
 
     /// Whether stored matrices are those that [`Projection::draw`] makes, up to the arithmetic of the machine that drew them.

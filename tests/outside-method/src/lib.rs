@@ -3,11 +3,10 @@
 //! `y = W (g * x) + b`, with one number of `g` for each input of each adapted linear layer. This is what IA3 does to
 //! feed-forward layers.
 
-use candle_core::{DType, Module, Result as CandleResult, Tensor};
-use peft_core::nn::Linear;
+use candle_core::{DType, Result as CandleResult, Tensor};
 use peft_core::{
-    AdapterLayer, AdapterMethod, Error, HostKind, HostSpec, Mode, Param, ParamBuilder, ParamKey, Result, Site,
-    TargetSpec, WeightLayout,
+    AdapterLayer, AdapterMethod, Error, HostKind, HostSpec, HostView, Mode, Param, ParamBuilder, ParamKey, Result,
+    Site, TargetSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -59,31 +58,27 @@ impl AdapterMethod for GainConfig {
 
 impl GainConfig {
     fn layer(&self, site: &Site, params: &mut ParamBuilder<'_>) -> Result<Arc<dyn AdapterLayer>> {
-        let HostSpec { cols, ref device, dtype, layout, .. } = site.spec;
+        let HostSpec { cols, ref device, dtype, .. } = site.spec;
         let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let start = || Ok((Tensor::ones(cols, wide, device)? * self.init_gain)?);
         let gain = params.trainable(ParamKey::site(&site.path, "gain"), cols, wide, device, start)?;
-        let weight = site.base.stored()?.to_dtype(wide)?;
-        let base = match layout {
-            WeightLayout::InOut => Linear::from_transposed(weight, None),
-            _ => Linear::new(weight, None),
-        };
-        Ok(Arc::new(GainLayer { gain, base }))
+        Ok(Arc::new(GainLayer { gain }))
     }
 }
 
 #[derive(Debug)]
 struct GainLayer {
     gain: Param,
-    /// The frozen weight.
-    base: Linear,
 }
 
 impl AdapterLayer for GainLayer {
-    fn forward(&self, input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
-        let change = (self.gain.read(mode) - 1.0)?;
-        let input = input.to_dtype(change.dtype())?.broadcast_mul(&change)?;
-        (output.to_dtype(change.dtype())? + self.base.forward(&input)?)?.to_dtype(output.dtype())
+    fn input(&self, input: &Tensor, mode: Mode) -> CandleResult<Tensor> {
+        let gain = self.gain.read(mode);
+        input.to_dtype(gain.dtype())?.broadcast_mul(gain)?.to_dtype(input.dtype())
+    }
+
+    fn forward(&self, _host: HostView<'_>, _input: &Tensor, output: Tensor, _mode: Mode) -> CandleResult<Tensor> {
+        Ok(output)
     }
 
     fn delta_weight(&self, base: &Tensor) -> Result<Tensor> {

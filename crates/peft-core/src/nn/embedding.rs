@@ -1,7 +1,7 @@
 //! An embedding that adapters can be attached to.
 
 use super::same_shape;
-use crate::{AdapterSlots, BaseWeight, Host, HostKind, HostRole, HostSpec, Result, WeightLayout};
+use crate::{AdapterSlots, BaseWeight, Host, HostKind, HostRole, HostSpec, HostView, Result, WeightLayout};
 use candle_core::{Module, Tensor};
 
 /// `y = scale * W[ids]` plus the active adapters: candle-nn's `Embedding` as a host.
@@ -36,11 +36,11 @@ impl Embedding {
 
 impl Module for Embedding {
     fn forward(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
-        let mut rows = peft_nn::embedding(ids, self.slots.weight().unwrap_or(&self.weight))?;
-        if self.scale != 1.0 {
-            rows = (rows * self.scale)?;
-        }
-        self.slots.apply(ids, rows)
+        let weight = self.slots.weight().unwrap_or(&self.weight);
+        self.slots.forward(HostView::new(weight, WeightLayout::OutIn, None), ids, |ids| {
+            let rows = peft_nn::embedding(ids, weight)?;
+            if self.scale == 1.0 { Ok(rows) } else { rows * self.scale }
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! A linear layer that adapters can be attached to.
 
 use super::same_shape;
-use crate::{AdapterSlots, BaseWeight, Host, HostKind, HostRole, HostSpec, Result, WeightLayout};
+use crate::{AdapterSlots, BaseWeight, Host, HostKind, HostRole, HostSpec, HostView, Result, WeightLayout};
 use candle_core::{Module, Tensor};
 
 /// `y = x W^T + b` plus the active adapters: candle-nn's `Linear`, and GPT-2's Conv1D, as a host.
@@ -44,7 +44,8 @@ impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         let weight = self.slots.weight().unwrap_or(&self.weight);
         let bias = self.slots.bias().or(self.bias.as_ref());
-        self.slots.apply(xs, peft_nn::linear(xs, weight, self.layout, bias)?)
+        let host = HostView::new(weight, self.layout, bias);
+        self.slots.forward(host, xs, |xs| peft_nn::linear(xs, weight, self.layout, bias))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::methods::{Bottleneck, Scale, Stubborn, registry};
 use crate::support::{bits, logits, named, on, saved, stir, tiny, with_bottleneck};
-use peft_core::{Error, PeftModel};
+use peft_core::{Error, HostView, PeftModel, WeightLayout};
 use peft_testkit::assert::assert_close;
 use peft_testkit::tiny::{TinyModel, TinySpec};
 
@@ -41,7 +41,10 @@ fn effects_of_active_adapters_add_up() {
         crate::support::at(model.base(), "model.layers.0.mlp.up_proj", |host| {
             let x = peft_testkit::tiny::noise((3, 6), candle_core::DType::F32, 5).unwrap();
             let base = host.base().canonical().unwrap();
-            host.slots().apply(&x, x.matmul(&base.t().unwrap()).unwrap()).unwrap()
+            {
+                let view = HostView::new(&base, WeightLayout::OutIn, None);
+                host.slots().forward(view, &x, |x| x.matmul(&base.t().unwrap())).unwrap()
+            }
         })
     };
     let (none, a, b, both) = (up(&[]), up(&["a"]), up(&["b"]), up(&["a", "b"]));

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Result as CandleResult, Tensor};
 use peft_core::{
-    AdapterLayer, AdapterMethod, BiasMode, Error, HostKind, HostSpec, LoraFactors, Mode, Param, ParamBuilder, ParamKey,
-    Persist, Registry, Result, Site, SiteShapes, TargetSpec, WeightLayout,
+    AdapterLayer, AdapterMethod, BiasMode, Error, HostKind, HostSpec, HostView, LoraFactors, Mode, Param, ParamBuilder,
+    ParamKey, Persist, Registry, Result, Site, SiteShapes, TargetSpec, WeightLayout,
 };
 use peft_nn::{embedding, linear};
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,7 @@ struct BottleneckLayer {
 }
 
 impl AdapterLayer for BottleneckLayer {
-    fn forward(&self, input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
+    fn forward(&self, _host: HostView<'_>, input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
         let b = self.b.read(mode);
         let change = if self.kind == HostKind::Embedding {
             (linear(&embedding(input, b)?, &self.a, WeightLayout::InOut, None)? * self.embed_scale)?
@@ -125,8 +125,7 @@ impl AdapterLayer for BottleneckLayer {
     }
 }
 
-/// Multiplies outputs with one trained number, shared by all modules, that starts at one. Biases would be multiplied too, so the
-/// model must not have any.
+/// Multiplies outputs, biases included, with one trained number that is shared by all modules and starts at one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Scale {
     #[serde(flatten)]
@@ -174,7 +173,7 @@ struct ScaleLayer {
 }
 
 impl AdapterLayer for ScaleLayer {
-    fn forward(&self, _input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
+    fn forward(&self, _host: HostView<'_>, _input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
         let factor = self.factor.read(mode);
         output.to_dtype(factor.dtype())?.broadcast_mul(factor)?.to_dtype(output.dtype())
     }
@@ -182,6 +181,11 @@ impl AdapterLayer for ScaleLayer {
     fn delta_weight(&self, base: &Tensor) -> Result<Tensor> {
         let factor = self.factor.read(Mode::Infer);
         Ok(base.to_dtype(factor.dtype())?.broadcast_mul(&(factor - 1.0)?)?)
+    }
+
+    fn delta_bias(&self, bias: Option<&Tensor>, mode: Mode) -> Result<Option<Tensor>> {
+        let change = (self.factor.read(mode) - 1.0)?;
+        Ok(bias.map(|b| b.to_dtype(change.dtype())?.broadcast_mul(&change)).transpose()?)
     }
 }
 
@@ -225,7 +229,7 @@ struct StubbornLayer {
 }
 
 impl AdapterLayer for StubbornLayer {
-    fn forward(&self, _input: &Tensor, output: Tensor, _mode: Mode) -> CandleResult<Tensor> {
+    fn forward(&self, _host: HostView<'_>, _input: &Tensor, output: Tensor, _mode: Mode) -> CandleResult<Tensor> {
         output * 2.0
     }
 

@@ -6,8 +6,8 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::{llama as candle_llama, qwen2};
 use peft_core::checkpoint::DetachedAdapter;
 use peft_core::{
-    Adaptable, AdapterConfig, AdapterLayer, AdapterMethod, HostSpec, Mode, ModuleNames, Param, ParamBuilder, ParamKey,
-    PeftModel, Registry, Result, Site, SiteShapes, TargetSpec, Walk,
+    Adaptable, AdapterConfig, AdapterLayer, AdapterMethod, HostSpec, HostView, Mode, ModuleNames, Param, ParamBuilder,
+    ParamKey, PeftModel, Registry, Result, Site, SiteShapes, TargetSpec, Walk,
 };
 use peft_models::{
     CausalLanguageModel, CausalLm, ForwardOptions, Gpt2, Gpt2Config, ModelFiles, PatchedWeights, load_model,
@@ -31,7 +31,7 @@ struct OuterLayer {
 }
 
 impl AdapterLayer for OuterLayer {
-    fn forward(&self, _: &Tensor, _: Tensor, _: Mode) -> candle_core::Result<Tensor> {
+    fn forward(&self, _host: HostView<'_>, _: &Tensor, _: Tensor, _: Mode) -> candle_core::Result<Tensor> {
         candle_core::bail!("this layer is only ever merged")
     }
 

@@ -1,11 +1,11 @@
-//! Law 1: `forward(x)` equals `(W + delta) x` at inference.
+//! Law 1: `forward(x)` equals `(W + delta) x + b + delta_b` at inference.
 
 use super::case::{Case, NAME};
 use super::{Verdict, ensure, when};
 use crate::assert::{check_relatively_close, check_within, largest, values};
 use crate::tiny::noise;
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
-use peft_core::{AdapterLayer, Host, HostKind, HostSpec, Mode, Walk};
+use peft_core::{AdapterLayer, Host, HostKind, HostSpec, HostView, Mode, Walk};
 
 /// How far a result may be off, in units of the sum of the magnitudes that were added up.
 ///
@@ -59,11 +59,23 @@ fn check_site(path: &str, host: &dyn Host, layer: &dyn AdapterLayer) -> Result<b
     ensure(!delta.track_op(), || format!("the delta of `{path}` drags a graph along"))?;
     let exact = Exact { weight: (wide(&base)? + wide(&delta)?)?, spec: &spec };
     let plain = Exact { weight: wide(&base)?, spec: &spec };
-    let bias = host.bias().map(wide).transpose()?;
+    let plain_bias = host.bias().map(wide).transpose()?;
+    let delta_bias = layer.delta_bias(host.bias(), Mode::Infer)?;
+    ensure(delta_bias.is_none() || plain_bias.is_some(), || format!("`{path}` has no bias to be changed"))?;
+    let bias = match (&plain_bias, &delta_bias) {
+        (Some(bias), Some(change)) => Some((bias + wide(change)?)?),
+        _ => plain_bias.clone(),
+    };
+    let weight = host.base().stored()?;
+    let view = HostView::new(weight, spec.layout, host.bias());
     for input in inputs(&spec)? {
         let expected = plus(exact.forward(&input)?, bias.as_ref())?;
-        let output = plus(plain.forward(&input)?, bias.as_ref())?.to_dtype(spec.dtype)?;
-        let found = layer.forward(&input, output.clone(), Mode::Infer)?;
+        let inner = layer.input(&input, Mode::Infer)?;
+        ensure((inner.dtype(), inner.dims()) == (input.dtype(), input.dims()), || {
+            format!("at `{path}` an input {:?} becomes {:?}", input.dims(), inner.dims())
+        })?;
+        let output = plus(plain.forward(&inner)?, plain_bias.as_ref())?.to_dtype(spec.dtype)?;
+        let found = layer.forward(view, &input, output.clone(), Mode::Infer)?;
         ensure((found.dtype(), found.dims()) == (output.dtype(), output.dims()), || {
             format!(
                 "at `{path}` an output {:?} {:?} becomes {:?} {:?}",
@@ -74,13 +86,15 @@ fn check_site(path: &str, host: &dyn Host, layer: &dyn AdapterLayer) -> Result<b
             )
         })?;
         let sizes = Exact { weight: (wide(&base)?.abs()? + wide(&delta)?.abs()?)?, spec: &spec };
-        let magnitude =
-            plus(sizes.forward(&magnitudes(&input)?)?, bias.as_ref().map(|b| b.abs()).transpose()?.as_ref())?;
+        let biases = [&plain_bias, &bias].into_iter().flatten();
+        let bias_sizes = biases.map(|b| b.abs()).reduce(|a, b| a? + b?).transpose()?;
+        let magnitude = plus(sizes.forward(&magnitudes(&input)?)?, bias_sizes.as_ref())?;
         let bounds: Vec<f64> = values(&magnitude)?.iter().map(|m| m * precision(spec.dtype)).collect();
         let what = format!("the output of `{path}` for an input {:?}", input.dims());
         when("against (W + delta) x in f64", check_within(&what, &found, &expected, &bounds))?;
     }
     if let Some(factors) = layer.lora_factors()? {
+        ensure(delta_bias.is_none(), || format!("LoRA factors of `{path}` leave out the change of its bias"))?;
         let product = (wide(&factors.b)?.matmul(&wide(&factors.a)?)? * factors.scale)?;
         let what = format!("scale b a of the LoRA factors of `{path}` against its delta");
         when("at inference", check_relatively_close(&what, &product, &wide(&delta)?, precision(delta.dtype())))?;

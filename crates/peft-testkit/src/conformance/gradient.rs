@@ -27,6 +27,9 @@ fn in_f64(case: &Case) -> Verdict {
     model.train()?;
     let loss = || loss(case, &model);
     model.audit_gradients(&loss()?.backward()?)?;
+    if !case.exact_gradient {
+        return Ok(());
+    }
     when("in f64", crate::gradient::check(&model.trainable(), &loss))
 }
 

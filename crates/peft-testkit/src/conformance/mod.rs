@@ -2,7 +2,7 @@
 //!
 //! | | law |
 //! |---|---|
-//! | 1 | [`Law::Delta`]: `forward(x)` equals `(W + delta) x` at inference, within the dtype's precision |
+//! | 1 | [`Law::Delta`]: `forward(x)` equals `(W + delta) x + b + delta_b` at inference, within the dtype's precision |
 //! | 2 | [`Law::Repeatable`]: the same model and config give the same sites, keys, order and values |
 //! | 3 | [`Law::Identity`]: a fresh identity-initialised adapter changes nothing |
 //! | 4 | [`Law::Unmerge`]: merge then unmerge is bit-exact |

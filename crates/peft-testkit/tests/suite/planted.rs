@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Module, Result as CandleResult, Tensor};
 use peft_core::{
-    AdapterLayer, AdapterMethod, HostKind, HostSpec, LoraFactors, Mode, ModuleNames, Param, ParamBuilder, ParamKey,
-    Persist, Result, Site, TargetSpec,
+    AdapterLayer, AdapterMethod, HostKind, HostSpec, HostView, LoraFactors, Mode, ModuleNames, Param, ParamBuilder,
+    ParamKey, Persist, Result, Site, TargetSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -150,7 +150,7 @@ impl PlantedLayer {
 }
 
 impl AdapterLayer for PlantedLayer {
-    fn forward(&self, input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
+    fn forward(&self, _host: HostView<'_>, input: &Tensor, output: Tensor, mode: Mode) -> CandleResult<Tensor> {
         let b = self.b(mode)?;
         let change = if self.kind == HostKind::Embedding {
             let rows = candle_nn::Embedding::new(b, RANK).forward(input)?;

@@ -1,6 +1,6 @@
 //! Dropout: seeded, unbiased, off at inference.
 
-use crate::support::{assert_same, build, fill, largest_difference, plain, random, site};
+use crate::support::{assert_same, build, fill, largest_difference, plain, random, site, unseen};
 use candle_core::{DType, Device, Tensor};
 use peft_core::{AdapterLayer, HostKind, Mode, WeightLayout};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn masks_follow_from_the_seed() {
         let (x, zero) = input(kind);
         let run = |layer: usize, seed| {
             layers[layer].reseed(seed);
-            let y = || layers[layer].forward(&x, zero.clone(), Mode::Train).unwrap();
+            let y = || layers[layer].forward(unseen(&x), &x, zero.clone(), Mode::Train).unwrap();
             (y(), y())
         };
         let ((first, second), (again, again_second)) = (run(0, 7), run(0, 7));
@@ -53,7 +53,8 @@ fn layers_have_masks_of_their_own() {
     // A row whose inputs were all dropped has no change, whatever the projection is.
     let dead = |layer: usize| -> Vec<usize> {
         layers[layer].reseed(3);
-        let y = layers[layer].forward(&ones, zero.clone(), Mode::Train).unwrap().to_vec2::<f32>().unwrap();
+        let y =
+            layers[layer].forward(unseen(&ones), &ones, zero.clone(), Mode::Train).unwrap().to_vec2::<f32>().unwrap();
         y.iter().enumerate().filter(|(_, row)| row.iter().all(|v| *v == 0.0)).map(|(i, _)| i).collect()
     };
     assert!(!dead(0).is_empty());
@@ -64,10 +65,10 @@ fn layers_have_masks_of_their_own() {
 fn it_is_off_at_inference_and_without_probability() {
     for kind in KINDS {
         let (x, zero) = input(kind);
-        let plain = layers(kind, 0.0)[0].forward(&x, zero.clone(), Mode::Train).unwrap();
-        let inferred = layers(kind, 0.7)[0].forward(&x, zero.clone(), Mode::Infer).unwrap();
+        let plain = layers(kind, 0.0)[0].forward(unseen(&x), &x, zero.clone(), Mode::Train).unwrap();
+        let inferred = layers(kind, 0.7)[0].forward(unseen(&x), &x, zero.clone(), Mode::Infer).unwrap();
         assert_same("y", &plain, &inferred);
-        let nothing = layers(kind, 1.0)[0].forward(&x, zero.clone(), Mode::Train).unwrap();
+        let nothing = layers(kind, 1.0)[0].forward(unseen(&x), &x, zero.clone(), Mode::Train).unwrap();
         assert_same("all dropped", &nothing, &zero);
     }
 }
@@ -80,11 +81,11 @@ fn its_mean_is_the_layer_without_it() {
         let (x, zero) = input(kind);
         layers[0].reseed(11);
         let runs: Vec<Tensor> =
-            (0..RUNS).map(|_| layers[0].forward(&x, zero.clone(), Mode::Train).unwrap().detach()).collect();
+            (0..RUNS).map(|_| layers[0].forward(unseen(&x), &x, zero.clone(), Mode::Train).unwrap().detach()).collect();
         let runs = Tensor::stack(&runs, 0).unwrap().to_dtype(DType::F64).unwrap();
         let mean = runs.mean(0).unwrap();
         let error = (runs.var(0).unwrap() / RUNS as f64).unwrap().sqrt().unwrap();
-        let exact = layers[0].forward(&x, zero, Mode::Infer).unwrap().to_dtype(DType::F64).unwrap();
+        let exact = layers[0].forward(unseen(&x), &x, zero, Mode::Infer).unwrap().to_dtype(DType::F64).unwrap();
         let deviation = ((mean - exact).unwrap().abs().unwrap() / (error + 1e-12).unwrap()).unwrap();
         let worst: f64 = deviation.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
         assert!(worst < 5.0, "{worst} standard errors off");

@@ -1,6 +1,6 @@
 //! Gradients of the trained vectors against finite differences in f64.
 
-use crate::support::{Small, Tensors, build, fill, linear_site, own, plain, random, tensors};
+use crate::support::{Small, Tensors, build, fill, linear_site, own, plain, random, tensors, unseen};
 use candle_core::{Tensor, Var};
 use peft_core::{Mode, ModuleNames, ParamKey, PeftModel, TargetSpec};
 use peft_tinylora::TinyLoraConfig;
@@ -59,7 +59,7 @@ fn gradients_pass_through_dropout() {
     let (_, v) = params.trainable().next().unwrap();
     let loss = || {
         layers[0].reseed(5);
-        layers[0].forward(&x, output.clone(), Mode::Train).unwrap().sum_all().unwrap()
+        layers[0].forward(unseen(&x), &x, output.clone(), Mode::Train).unwrap().sum_all().unwrap()
     };
     let exact = loss().backward().unwrap().get(v).unwrap().to_vec1::<f32>().unwrap();
     // The loss is linear in v, so a large step is as good as a small one.
@@ -80,7 +80,7 @@ fn frozen_tensors_get_no_gradient() {
     let (layers, params) = build(&plain(), &sites, None).unwrap();
     fill(&params);
     let x = Var::from_tensor(&random((2, 5), 6)).unwrap();
-    let y = layers[0].forward(&x, random((2, 6), 5), Mode::Train).unwrap();
+    let y = layers[0].forward(unseen(&x), &x, random((2, 6), 5), Mode::Train).unwrap();
     let grads = y.sum_all().unwrap().backward().unwrap();
     for name in ["tinylora_A", "tinylora_B", "tinylora_P"] {
         assert!(grads.get(params.tensor(&ParamKey::site("a", name)).unwrap()).is_none(), "{name}");

@@ -1,6 +1,8 @@
 //! One layer: what `forward` computes is what the delta says.
 
-use crate::support::{assert_close, assert_same, build, fill, largest_difference, linear_site, plain, random, site};
+use crate::support::{
+    assert_close, assert_same, build, fill, largest_difference, linear_site, plain, random, site, unseen,
+};
 use candle_core::{DType, Device, Tensor};
 use peft_core::{AdapterLayer, HostKind, Mode, Site, WeightLayout};
 use proptest::prelude::*;
@@ -43,7 +45,7 @@ proptest! {
         let base = product(&x, &weight).to_dtype(dtype).unwrap();
         let changed = product(&x, &(weight + &delta).unwrap());
         for mode in [Mode::Train, Mode::Infer] {
-            let y = layer.forward(&x, base.clone(), mode).unwrap();
+            let y = layer.forward(unseen(&x), &x, base.clone(), mode).unwrap();
             prop_assert_eq!(y.dtype(), dtype);
             let apart = largest_difference(&y, &changed);
             prop_assert!(apart < if wide { 1e-13 } else { 3e-6 }, "{} apart", apart);
@@ -70,7 +72,7 @@ fn embeddings_scale_the_change_as_they_scale_the_weight() {
         };
         let expected = lookup(&(&weight + &delta).unwrap());
         for mode in [Mode::Train, Mode::Infer] {
-            let y = layer.forward(&ids, lookup(&weight), mode).unwrap();
+            let y = layer.forward(unseen(&ids), &ids, lookup(&weight), mode).unwrap();
             assert_close("rows", &y, &expected, if dtype == DType::F64 { 1e-14 } else { 2e-6 });
         }
         assert!(largest_difference(&lookup(&weight), &expected) > 0.01, "the test must be able to fail");
@@ -81,7 +83,7 @@ fn embeddings_scale_the_change_as_they_scale_the_weight() {
 fn ids_outside_the_vocabulary_are_an_error() {
     let layer = layer(site("emb", HostKind::Embedding, random((7, 4), 3), WeightLayout::OutIn), 2, 3);
     let ids = Tensor::new(&[[7u32]], &Device::Cpu).unwrap();
-    let error = layer.forward(&ids, random((1, 1, 4), 1), Mode::Infer).unwrap_err().to_string();
+    let error = layer.forward(unseen(&ids), &ids, random((1, 1, 4), 1), Mode::Infer).unwrap_err().to_string();
     assert!(error.contains('7'), "{error}");
 }
 
@@ -95,7 +97,7 @@ fn a_16_bit_base_rounds_once() {
         assert_eq!(delta.dtype(), DType::F32);
         let x = random((4, 5), 9).to_dtype(dtype).unwrap();
         let base = product(&x, &weight).to_dtype(dtype).unwrap();
-        let y = layer.forward(&x, base.clone(), Mode::Train).unwrap();
+        let y = layer.forward(unseen(&x), &x, base.clone(), Mode::Train).unwrap();
         assert_eq!(y.dtype(), dtype);
         let exact = (base.to_dtype(DType::F64).unwrap() + product(&x, &delta)).unwrap();
         // f32 arithmetic may put a sum on the other side of a rounding edge, never further than that.
@@ -113,7 +115,11 @@ fn a_fresh_adapter_is_the_identity() {
     let weight = random((6, 5), 4);
     let (layers, _) = build(&plain(), &[site("a", HostKind::Linear, weight, WeightLayout::OutIn)], None).unwrap();
     let output = random((2, 6), 5);
-    assert_same("y", &layers[0].forward(&random((2, 5), 6), output.clone(), Mode::Train).unwrap(), &output);
+    assert_same(
+        "y",
+        &layers[0].forward(unseen(&output), &random((2, 5), 6), output.clone(), Mode::Train).unwrap(),
+        &output,
+    );
 }
 
 #[test]
@@ -121,12 +127,12 @@ fn inference_builds_no_graph_and_sees_updates() {
     let (layers, params) =
         build(&plain(), &[site("a", HostKind::Linear, random((6, 5), 4), WeightLayout::OutIn)], None).unwrap();
     let (x, output) = (random((2, 5), 6), random((2, 6), 5));
-    let before = layers[0].forward(&x, output.clone(), Mode::Infer).unwrap();
+    let before = layers[0].forward(unseen(&x), &x, output.clone(), Mode::Infer).unwrap();
     fill(&params);
-    let after = layers[0].forward(&x, output.clone(), Mode::Infer).unwrap();
+    let after = layers[0].forward(unseen(&x), &x, output.clone(), Mode::Infer).unwrap();
     assert!(!after.track_op());
     assert!(largest_difference(&before, &after) > 1e-3);
-    assert!(layers[0].forward(&x, output, Mode::Train).unwrap().track_op());
+    assert!(layers[0].forward(unseen(&x), &x, output, Mode::Train).unwrap().track_op());
 }
 
 /// One vector can serve modules of several dtypes: it has the widest, and each layer computes in its own.
@@ -141,7 +147,7 @@ fn a_vector_is_shared_across_dtypes() {
     assert_eq!((params.trainable().count(), v.dtype()), (1, DType::F64));
     for (layer, dtype) in layers.iter().zip(dtypes) {
         let (x, output) = (random((2, 5), 6).to_dtype(dtype).unwrap(), random((2, 6), 5).to_dtype(dtype).unwrap());
-        let y = layer.forward(&x, output, Mode::Train).unwrap();
+        let y = layer.forward(unseen(&x), &x, output, Mode::Train).unwrap();
         assert_eq!(y.dtype(), dtype);
         let grads = y.sum_all().unwrap().backward().unwrap();
         assert_eq!(grads.get(v).unwrap().dtype(), DType::F64);

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Module, Tensor};
 use peft_core::checkpoint::SafetensorsFile;
 use peft_core::nn::{Embedding, Linear};
 use peft_core::{
-    AdapterLayer, AdapterMethod, BaseWeight, HostKind, HostSpec, ModuleNames, ParamBuilder, ParamStore, PeftModel,
-    Registry, Result, Site, TargetSpec, TensorSource, WeightLayout, adaptable,
+    AdapterLayer, AdapterMethod, BaseWeight, HostKind, HostSpec, HostView, ModuleNames, ParamBuilder, ParamStore,
+    PeftModel, Registry, Result, Site, TargetSpec, TensorSource, WeightLayout, adaptable,
 };
 use peft_tinylora::TinyLoraConfig;
 use std::collections::BTreeMap;
@@ -53,6 +53,11 @@ pub(crate) fn site(path: &str, kind: HostKind, weight: Tensor, layout: WeightLay
     let spec = HostSpec::of_weight(kind, &weight, layout);
     let base = BaseWeight::Dense { weight, layout };
     Site::new(path, spec, base)
+}
+
+/// A host that a layer under test is shown and has no reason to look at.
+pub(crate) fn unseen(weight: &Tensor) -> HostView<'_> {
+    HostView::new(weight, WeightLayout::OutIn, None)
 }
 
 pub(crate) fn linear_site(path: &str, weight: Tensor) -> Site {

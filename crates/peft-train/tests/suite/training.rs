@@ -4,8 +4,8 @@ use crate::tiny;
 use candle_core::{Device, Tensor, Var};
 use peft_core::nn::Linear;
 use peft_core::{
-    Adaptable, AdapterLayer, AdapterMethod, HostKind, HostSpec, Mode, ModuleNames, ParamBuilder, ParamKey, PeftModel,
-    Site, TargetSpec, Walk, WalkMut,
+    Adaptable, AdapterLayer, AdapterMethod, HostKind, HostSpec, HostView, Mode, ModuleNames, ParamBuilder, ParamKey,
+    PeftModel, Site, TargetSpec, Walk, WalkMut,
 };
 use peft_models::{CausalLanguageModel, CausalLm, ForwardOptions, ModelShape};
 use peft_train::Error;
@@ -160,7 +160,13 @@ struct HalfDead {
 struct Scale(Var);
 
 impl AdapterLayer for Scale {
-    fn forward(&self, _input: &Tensor, output: Tensor, _mode: Mode) -> candle_core::Result<Tensor> {
+    fn forward(
+        &self,
+        _host: HostView<'_>,
+        _input: &Tensor,
+        output: Tensor,
+        _mode: Mode,
+    ) -> candle_core::Result<Tensor> {
         output.broadcast_mul(self.0.as_tensor())
     }
 

@@ -1,0 +1,77 @@
+//! The leading singular directions of weights as frozen factors: what TinyLoRA and LoRA-XS put their trained numbers between.
+
+use crate::{HostSpec, Result, Site, linalg::truncated_svd};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+/// Where the singular values of a weight go when it is written as a product of two factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SingularValues {
+    /// Their square roots to both sides: `B = U sqrt(S)`, `A = sqrt(S) V^T`.
+    Split,
+    /// All of them to the left: `B = U S`, `A = V^T`.
+    Left,
+}
+
+/// Two factors whose product is the best approximation of a weight of their rank.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SvdFactors {
+    /// The right factor, `(r, cols)`.
+    pub a: Tensor,
+    /// The left factor, `(rows, r)`.
+    pub b: Tensor,
+}
+
+impl SvdFactors {
+    /// The rank that a weight allows: a config may ask for more than the weight has.
+    pub fn rank(r: usize, host: &HostSpec) -> usize {
+        r.min(host.rows).min(host.cols)
+    }
+
+    /// The factors of every site, decomposed side by side; a worker holds one weight in f32 at a time.
+    ///
+    /// They are made on the CPU with the values of the base's dtype, operation by operation as PEFT does, because that decides how a
+    /// 16-bit base rounds; tensors are of [`adapter_dtype`].
+    ///
+    /// # Errors
+    /// When a site has no weight, or one that cannot be decomposed ([`truncated_svd`]); the error names the site.
+    pub fn of_sites(sites: &[Site], r: usize, values: SingularValues) -> Result<Vec<Self>> {
+        sites.par_iter().map(|site| Self::of(site, r, values).map_err(|e| e.at(&site.path))).collect()
+    }
+
+    fn of(site: &Site, r: usize, values: SingularValues) -> Result<Self> {
+        let weight = site.base.canonical()?.to_device(&Device::Cpu)?;
+        let svd = truncated_svd(&weight, r)?;
+        let dtype = value_dtype(site.spec.dtype);
+        let (s, u, vt) = (svd.s.to_dtype(dtype)?, svd.u.to_dtype(dtype)?, svd.vt.to_dtype(dtype)?);
+        let (a, b) = match values {
+            SingularValues::Split => {
+                let root = s.sqrt()?;
+                (vt.broadcast_mul(&root.unsqueeze(1)?)?, u.broadcast_mul(&root)?)
+            }
+            SingularValues::Left => (vt, u.broadcast_mul(&s)?),
+        };
+        let storage = adapter_dtype(site.spec.dtype);
+        Ok(Self { a: a.to_dtype(storage)?, b: b.to_dtype(storage)? })
+    }
+}
+
+/// The dtype of an adapter's tensors on a base of this dtype: 16-bit bases have f32 adapters, as PEFT's
+/// `autocast_adapter_dtype` makes them.
+pub fn adapter_dtype(base: DType) -> DType {
+    match base {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// The dtype whose values an adapter's frozen tensors have on a base of this dtype: those of 16-bit bases are rounded like the
+/// base before they are widened.
+pub fn value_dtype(base: DType) -> DType {
+    match base {
+        DType::F64 | DType::BF16 | DType::F16 => base,
+        _ => DType::F32,
+    }
+}
