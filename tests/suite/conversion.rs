@@ -1,6 +1,6 @@
 //! A TinyLoRA as an ordinary LoRA: the same model, without a decomposition and without the base.
 
-use crate::fixture::{Case, TINYLORA, assert_close, bits};
+use crate::fixture::{Case, DECOMPOSED, DORA, LORA, TINYLORA, assert_close, bits};
 use candle_peft::core::checkpoint::DetachedAdapter;
 use candle_peft::lora::{LoraConfig, to_lora};
 
@@ -38,12 +38,39 @@ fn the_rank_is_that_of_the_factors() {
 #[test]
 fn converting_a_lora_folds_its_scaling_in() {
     let registry = candle_peft::registry().unwrap();
-    for name in ["lora_default", "lora_rslora_rank_pattern", "lora_embedding", "converted_lora_threshold"] {
+    for name in LORA.into_iter().filter(|name| *name != "lora_bias_conv1d") {
         let case = Case::open(name);
         let lora = to_lora(&DetachedAdapter::open(&case.dir, &registry).unwrap()).unwrap();
         let mut model = case.base_model();
         model.add_from_source("lora", lora.config, &lora.tensors).unwrap();
         assert_close(name, &case.logits(&model), case.expected("adapted_logits"), 1e-5);
+    }
+}
+
+#[test]
+fn what_began_as_a_part_of_the_weight_becomes_the_lora_that_peft_makes_of_it() {
+    let registry = candle_peft::registry().unwrap();
+    for name in DECOMPOSED {
+        let case = Case::open(name);
+        let lora = to_lora(&case.adapted().detached("default").unwrap()).unwrap();
+        let mut model = case.base_model();
+        model.add_from_source("here", lora.config, &lora.tensors).unwrap();
+        assert_close(name, &case.logits(&model), case.expected("adapted_logits"), case.tolerance());
+        let mut model = case.base_model();
+        model.load_adapter("peft", case.dir.join("converted"), &registry).unwrap();
+        assert_close(name, &case.logits(&model), case.expected("adapted_logits"), 1e-5);
+        // The weight is not in the file, and without it the part that was taken out of it cannot be known.
+        let error = DetachedAdapter::open(&case.dir, &registry).unwrap_err().to_string();
+        assert!(error.contains("without its base model"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_not_a_product_is_refused_by_name() {
+    let registry = candle_peft::registry().unwrap();
+    for name in DORA.into_iter().chain(["lora_bias_conv1d"]) {
+        let error = to_lora(&DetachedAdapter::open(Case::open(name).dir, &registry).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("not a product"), "{name}: {error}");
     }
 }
 

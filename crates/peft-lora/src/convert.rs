@@ -3,6 +3,7 @@
 use crate::config::{LoraBias, LoraConfig};
 use crate::layer::Names;
 use candle_core::{DType, Tensor};
+use indexmap::IndexMap;
 use peft_core::checkpoint::{DetachedAdapter, DetachedSite, write_adapter};
 use peft_core::{
     AdapterConfig, BiasMode, Error, HostKind, ModuleNames, PEFT_VERSION, Result, TargetSpec, WeightLayout,
@@ -40,7 +41,7 @@ impl ConvertedLora {
 /// When a layer's delta is not a product of two factors.
 pub fn to_lora(adapter: &DetachedAdapter) -> Result<ConvertedLora> {
     let mut tensors = BTreeMap::new();
-    let mut ranks: BTreeMap<String, usize> = BTreeMap::new();
+    let mut ranks: IndexMap<String, usize> = IndexMap::new();
     for site in &adapter.sites {
         let (names, a, b) = factors(site, adapter.config.method.peft_type()).map_err(|e| e.at(&site.path))?;
         ranks.insert(site.path.clone(), if names == Names::EMBEDDING { b.dim(1)? } else { a.dim(0)? });

@@ -8,9 +8,14 @@
 
 mod config;
 mod convert;
+mod dora;
+mod init;
 mod layer;
+mod method;
 mod number;
 mod pattern;
+mod unsupported;
 
-pub use config::{LoraBias, LoraConfig, LoraInit};
+pub use config::{LoraBias, LoraConfig};
 pub use convert::{ConvertedLora, to_lora};
+pub use init::LoraInit;

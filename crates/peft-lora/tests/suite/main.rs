@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod config;
+mod dora;
 mod init;
+mod laws;
 mod layer;
