@@ -27,6 +27,10 @@ pub(crate) const TINYLORA: [&str; 16] = [
     "gpt2_conv1d_bias_all",
 ];
 
+/// The IA3 adapters.
+pub(crate) const IA3: [&str; 6] =
+    ["ia3_default", "ia3_gpt2", "ia3_modules_to_save", "ia3_regex", "ia3_head", "ia3_bf16"];
+
 /// One case.
 pub(crate) struct Case {
     pub(crate) dir: PathBuf,

@@ -5,3 +5,4 @@ mod conversion;
 mod fixture;
 mod golden;
 mod readme;
+mod stacking;
