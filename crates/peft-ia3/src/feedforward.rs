@@ -8,7 +8,7 @@ pub(crate) enum Feedforward<'a> {
     /// Plain suffixes of paths, without regard to dots.
     Suffixes(&'a [String]),
     /// An expression that must match a whole path.
-    Expression(Matcher),
+    Expression(Box<Matcher>),
 }
 
 impl<'a> Feedforward<'a> {
@@ -19,7 +19,7 @@ impl<'a> Feedforward<'a> {
             ModuleNames::List(names) => Self::Suffixes(names),
             // No wildcard here, but an expression that no path matches.
             ModuleNames::Pattern(pattern) if pattern.eq_ignore_ascii_case("all-linear") => Self::Suffixes(&[]),
-            expression => Self::Expression(Matcher::new(&TargetSpec::new(expression.clone()))?),
+            expression => Self::Expression(Box::new(Matcher::new(&TargetSpec::new(expression.clone()))?)),
         })
     }
 
