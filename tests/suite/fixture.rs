@@ -47,6 +47,10 @@ pub(crate) const DORA: [&str; 3] = ["lora_dora", "lora_dora_conv1d", "lora_dora_
 /// Adapters that begin as a part of the weight: PiSSA and OLoRA.
 pub(crate) const DECOMPOSED: [&str; 3] = ["lora_pissa", "lora_pissa_conv1d", "lora_olora"];
 
+/// The IA3 adapters.
+pub(crate) const IA3: [&str; 6] =
+    ["ia3_default", "ia3_gpt2", "ia3_modules_to_save", "ia3_regex", "ia3_head", "ia3_bf16"];
+
 /// One case.
 pub(crate) struct Case {
     pub(crate) dir: PathBuf,

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod conversion;
+mod custom_method;
 mod fixture;
 mod golden;
 mod readme;
+mod stacking;

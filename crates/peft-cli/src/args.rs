@@ -60,7 +60,7 @@ pub(crate) struct MethodArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "method")]
     pub(crate) config: Option<PathBuf>,
 
-    /// The adapter method with its defaults: tinylora or lora
+    /// The adapter method with its defaults: tinylora, lora or ia3
     #[arg(long, value_name = "METHOD")]
     pub(crate) method: Option<String>,
 

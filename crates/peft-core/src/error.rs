@@ -40,9 +40,7 @@ pub enum Error {
         peft_type: &'static str,
     },
     /// A target is of a kind that the method cannot adapt.
-    #[error(
-        "{method} cannot adapt the {kind} at `{path}`; it adapts Linear, Conv1D and Embedding layers as its config allows"
-    )]
+    #[error("{method} cannot adapt the {kind} at `{path}`; it adapts {adapts} layers")]
     UnsupportedHost {
         /// The method's `peft_type`.
         method: &'static str,
@@ -50,6 +48,8 @@ pub enum Error {
         kind: HostKind,
         /// The layer's path.
         path: String,
+        /// The kinds of layers that the method adapts.
+        adapts: String,
     },
     /// An adapter of this name is attached already.
     #[error("adapter `{0}` already exists")]
