@@ -44,3 +44,8 @@ pub fn registry() -> Result<Registry> {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The code of the guide to methods, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/methods.md")]
+struct Methods;
