@@ -13,4 +13,4 @@ mod number;
 mod pattern;
 
 pub use config::{LoraBias, LoraConfig, LoraInit};
-pub use convert::{ConvertedLora, to_lora};
+pub use convert::{ConvertedLora, ConvertedModule, Rank, to_lora, to_lora_with};
