@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Fold an adapter into its base model and save a complete model folder
     Merge(MergeArgs),
-    /// Turn an adapter into one of another method, exactly and without the base model
+    /// Turn an adapter into one of another method, exactly unless a rank or threshold is given
     Convert(ConvertArgs),
     /// Show what an adapter or model folder holds, or what is wrong with it
     Inspect(InspectArgs),
@@ -257,9 +257,17 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 
-    /// Base model, for an adapter whose modules' names do not tell their order; not needed otherwise
+    /// Base model, for a method whose change depends on the weights, or whose modules' names do not tell their order
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
+
+    /// Approximate each module with this rank, where it is not smaller already [default: exact]
+    #[arg(long, value_name = "N", conflicts_with = "threshold")]
+    pub(crate) rank: Option<NonZeroUsize>,
+
+    /// Give each module the least rank that keeps this share of its delta's energy, the sum of its squared singular values
+    #[arg(long, value_name = "T", value_parser = probability)]
+    pub(crate) threshold: Option<f64>,
 }
 
 #[derive(Debug, Args)]

@@ -159,6 +159,9 @@ pub enum Error {
     /// A matrix without a singular value decomposition that could be used.
     #[error("no singular value decomposition: {0}")]
     Decomposition(String),
+    /// An adapter that cannot be written as one of another method, in the way that was asked for.
+    #[error("cannot convert: {0}")]
+    Conversion(String),
     /// The weight of a layer is not at hand: the adapter was opened without its base model.
     #[error("the base weight is needed, but the adapter was opened without its base model")]
     NoBaseWeight,
@@ -223,6 +226,11 @@ impl Error {
     /// A config error from its message.
     pub fn config(message: impl Into<String>) -> Self {
         Self::InvalidConfig(message.into())
+    }
+
+    /// A conversion error from its message.
+    pub fn conversion(message: impl Into<String>) -> Self {
+        Self::Conversion(message.into())
     }
 
     /// A model folder error from its message.

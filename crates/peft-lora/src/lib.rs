@@ -17,5 +17,5 @@ mod pattern;
 mod unsupported;
 
 pub use config::{LoraBias, LoraConfig};
-pub use convert::{ConvertedLora, to_lora};
+pub use convert::{ConvertedLora, ConvertedModule, Rank, to_lora, to_lora_with};
 pub use init::LoraInit;

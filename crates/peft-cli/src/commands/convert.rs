@@ -1,11 +1,13 @@
 //! `convert`: an adapter as one of another method.
 
+mod lora;
+
 use crate::args::{ConversionArg, ConvertArgs};
 use crate::destination::{check_distinct, check_writable};
 use anyhow::Result;
 use candle_core::Device;
 use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter};
-use candle_peft::lora::to_lora;
+use candle_peft::lora::to_lora_with;
 use candle_peft::models::load_model;
 use candle_peft::{PeftModel, Registry};
 use serde::Serialize;
@@ -21,12 +23,14 @@ pub(super) struct Report {
     modules: usize,
     tensors: usize,
     parameters: usize,
+    converted: lora::Modules,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, modules, parameters, out, .. } = self;
+        let Self { from, to, modules, parameters, converted, out, .. } = self;
         writeln!(f, "{from} as {to}: {modules} modules, {parameters} parameters")?;
+        writeln!(f, "{converted}")?;
         write!(f, "saved to {}", out.display())
     }
 }
@@ -42,8 +46,9 @@ pub(super) fn run(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
             model.detached(DEFAULT_ADAPTER)?
         }
     };
+    let rank = lora::rank(args);
     let converted = match args.to {
-        ConversionArg::Lora => to_lora(&adapter)?,
+        ConversionArg::Lora => to_lora_with(&adapter, rank)?,
     };
     converted.save(&args.out)?;
     Ok(Report {
@@ -54,5 +59,6 @@ pub(super) fn run(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
         modules: adapter.sites.len(),
         tensors: converted.tensors.len(),
         parameters: converted.tensors.values().map(|tensor| tensor.elem_count()).sum(),
+        converted: lora::Modules::new(rank, converted.modules),
     })
 }

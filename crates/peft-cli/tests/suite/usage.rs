@@ -22,6 +22,13 @@ fn clap_errors_have_exit_code_2() {
         "generate --prompt x --top-p 0",
         "generate --prompt x --temperature -0.5",
         "convert --adapter a --to ia3 --out b",
+        "convert --adapter a --to lora --out b --rank 0",
+        "convert --adapter a --to lora --out b --rank -1",
+        "convert --adapter a --to lora --out b --rank 0.5",
+        "convert --adapter a --to lora --out b --threshold 0",
+        "convert --adapter a --to lora --out b --threshold 1.5",
+        "convert --adapter a --to lora --out b --threshold nan",
+        "convert --adapter a --to lora --out b --threshold 0.9 --rank 2",
     ] {
         let outcome = run(words, &[]);
         assert_eq!(outcome.code, Some(2), "{words}: {outcome:?}");
