@@ -1,4 +1,6 @@
-//! `convert`: an adapter as one of another method.
+//! `convert`: an adapter as one of another method, or in another format.
+
+mod export;
 
 use crate::args::{ConversionArg, ConvertArgs};
 use crate::destination::{check_distinct, check_writable};
@@ -32,6 +34,14 @@ impl fmt::Display for Report {
 }
 
 pub(super) fn run(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
+    match args.to {
+        ConversionArg::Lora => lora(args, registry),
+        ConversionArg::Mlx => export::mlx(args, registry),
+        ConversionArg::Gguf => export::gguf(args, registry),
+    }
+}
+
+fn lora(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
     check_writable(&args.out)?;
     check_distinct(&args.out, &args.adapter, "--adapter")?;
     let adapter = match &args.base {
@@ -42,9 +52,7 @@ pub(super) fn run(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
             model.detached(DEFAULT_ADAPTER)?
         }
     };
-    let converted = match args.to {
-        ConversionArg::Lora => to_lora(&adapter)?,
-    };
+    let converted = to_lora(&adapter)?;
     converted.save(&args.out)?;
     Ok(Report {
         adapter: args.adapter.clone(),

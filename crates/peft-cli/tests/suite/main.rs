@@ -7,6 +7,7 @@ mod bad_files;
 mod bad_fit;
 mod bad_output;
 mod commands;
+mod exports;
 mod interruption;
 mod support;
 mod usage;
