@@ -7,6 +7,7 @@
 //! | [`core`] | hosts, the `AdapterMethod` trait, the registry, injection, merging, PEFT's checkpoint format |
 //! | [`tinylora`] | TinyLoRA: as few as 13 trained numbers |
 //! | [`lora`] | LoRA, and exact conversion to it |
+//! | [`export`] | adapters in the formats of MLX-LM and llama.cpp |
 //! | [`ia3`] | IA3: learned scaling of activations |
 //! | [`models`] | trainable Llama and GPT-2, patching of unmodified candle-transformers models |
 //! | [`train`] | data, loss, optimisers, supervised fine-tuning, evaluation, generation |
@@ -18,6 +19,7 @@ pub use peft_core as core;
 pub use peft_core::{
     Adapter, AdapterConfig, AdapterMethod, Error, ModuleNames, PeftModel, Registry, Result, TargetSpec, adaptable,
 };
+pub use peft_export as export;
 pub use peft_ia3 as ia3;
 pub use peft_lora as lora;
 pub use peft_models as models;

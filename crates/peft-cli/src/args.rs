@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Fold an adapter into its base model and save a complete model folder
     Merge(MergeArgs),
-    /// Turn an adapter into one of another method, exactly unless a rank or threshold is given
+    /// Turn an adapter into one of another method or format, exactly unless a rank or threshold is given
     Convert(ConvertArgs),
     /// Show what an adapter or model folder holds, or what is wrong with it
     Inspect(InspectArgs),
@@ -249,15 +249,16 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: PathBuf,
 
-    /// The method to convert to
+    /// What to convert to: a method of PEFT, or the format of another program
     #[arg(long, value_enum)]
     pub(crate) to: ConversionArg,
 
-    /// The adapter folder to write
-    #[arg(long, value_name = "DIR")]
+    /// The adapter folder to write, or with --to gguf the file
+    #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
 
-    /// Base model, for a method whose change depends on the weights, or whose modules' names do not tell their order
+    /// Base model: for mlx and gguf, which read its config.json; for a method whose change depends on the weights; for an adapter
+    /// whose modules' names do not tell their order
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
 
@@ -296,7 +297,12 @@ pub(crate) enum ScheduleArg {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum ConversionArg {
+    /// A LoRA folder as PEFT writes it
     Lora,
+    /// A LoRA folder for MLX-LM
+    Mlx,
+    /// A LoRA file for llama.cpp
+    Gguf,
 }
 
 fn number(text: &str, fits: impl Fn(f64) -> bool, wanted: &str) -> Result<f64, String> {

@@ -165,6 +165,16 @@ pub enum Error {
     /// The weight of a layer is not at hand: the adapter was opened without its base model.
     #[error("the base weight is needed, but the adapter was opened without its base model")]
     NoBaseWeight,
+    /// A file format of another program cannot hold what an adapter does to a layer.
+    #[error("{format} cannot hold the adapter of `{path}`: {reason}")]
+    NotExportable {
+        /// The format, with its article.
+        format: &'static str,
+        /// The layer's path.
+        path: String,
+        /// Why not, and what to do instead.
+        reason: String,
+    },
     /// A model folder that does not describe a model that can be loaded.
     #[error("{}: {message}", .path.display())]
     Model {

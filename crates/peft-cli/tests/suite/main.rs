@@ -8,6 +8,7 @@ mod bad_fit;
 mod bad_output;
 mod commands;
 mod conversion;
+mod exports;
 mod interruption;
 mod support;
 mod usage;
