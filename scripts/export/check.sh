@@ -14,7 +14,7 @@ venv=$work/venv
 "$venv/bin/pip" install --quiet --disable-pip-version-check -r scripts/export/requirements.txt
 
 if [ -z "${CANDLE_PEFT:-}" ]; then
-    cargo build --bin candle-peft
+    cargo build --workspace --bins
     CANDLE_PEFT=${CARGO_TARGET_DIR:-target}/debug/candle-peft
 fi
 
