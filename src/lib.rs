@@ -7,6 +7,8 @@
 //! | [`core`] | hosts, the `AdapterMethod` trait, the registry, injection, merging, PEFT's checkpoint format |
 //! | [`tinylora`] | TinyLoRA: as few as 13 trained numbers |
 //! | [`lora`] | LoRA, and exact conversion to it |
+//! | [`lora_xs`] | LoRA-XS: a small trained matrix between frozen singular factors |
+//! | [`vera`] | VeRA: trained vectors around shared random matrices |
 //! | [`models`] | trainable Llama and GPT-2, patching of unmodified candle-transformers models |
 //! | [`train`] | data, loss, optimisers, supervised fine-tuning, evaluation, generation |
 //! | [`nn`] | operators with gradients that candle-nn lacks |
@@ -18,22 +20,25 @@ pub use peft_core::{
     Adapter, AdapterConfig, AdapterMethod, Error, ModuleNames, PeftModel, Registry, Result, TargetSpec, adaptable,
 };
 pub use peft_lora as lora;
+pub use peft_lora_xs as lora_xs;
 pub use peft_models as models;
 pub use peft_nn as nn;
 pub use peft_tinylora as tinylora;
 pub use peft_train as train;
+pub use peft_vera as vera;
 pub use tiny_llama::TinyLlama;
 
-/// A registry with the methods of this workspace: `TINYLORA` and `LORA`. Add your own with [`Registry::register`].
+/// A registry with the methods of this workspace. Add your own with [`Registry::register`].
 ///
 /// ```
 /// let registry = candle_peft::registry()?;
-/// assert_eq!(registry.methods().collect::<Vec<_>>(), ["LORA", "TINYLORA"]);
+/// assert_eq!(registry.methods().collect::<Vec<_>>(), ["LORA", "LORA_XS", "TINYLORA", "VERA"]);
 /// # Ok::<(), candle_peft::Error>(())
 /// ```
 pub fn registry() -> Result<Registry> {
     let mut registry = Registry::new();
     registry.register::<peft_tinylora::TinyLoraConfig>()?.register::<peft_lora::LoraConfig>()?;
+    registry.register::<peft_lora_xs::LoraXsConfig>()?.register::<peft_vera::VeraConfig>()?;
     Ok(registry)
 }
 

@@ -94,7 +94,7 @@ impl Plan {
                 "`layers_to_transform` has no effect on a regular expression in `target_modules`: put the layers into the expression",
             ));
         }
-        *method.targets_mut() = resolve(method.targets(), model.model_type(), &hosts)?;
+        *method.targets_mut() = resolve(&method, model.model_type(), &hosts)?;
         let matcher = Matcher::new(method.targets())?;
         let bias_mode = method.bias();
         let (mut sites, mut saved, mut biases) = (vec![], vec![], vec![]);

@@ -1,6 +1,9 @@
 //! What the author of an adapter method implements, and its type-erased form.
 
-use crate::{AdapterLayer, AdapterMeta, BaseWeight, Error, HostSpec, ParamBuilder, Result, TargetSpec};
+use crate::{
+    AdapterLayer, AdapterMeta, BaseWeight, Error, HostKind, HostSpec, ModuleNames, ParamBuilder, Result, TargetSpec,
+    WeightLayout,
+};
 use candle_core::Shape;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -22,6 +25,14 @@ impl Site {
     /// A site.
     pub fn new(path: impl Into<String>, spec: HostSpec, base: BaseWeight) -> Self {
         Self { path: path.into(), spec, base }
+    }
+}
+
+impl Site {
+    /// PEFT's `fan_in_fan_out` for these sites: whether the last linear layer stores its weight `(in, out)`. `None` without one.
+    pub fn fan_in_fan_out(sites: &[Self]) -> Option<bool> {
+        let last = sites.iter().rev().find(|site| site.spec.kind == HostKind::Linear)?;
+        Some(last.spec.layout == WeightLayout::InOut)
     }
 }
 
@@ -55,6 +66,11 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
 
     /// Which modules the method adapts, to be made definite for one model.
     fn targets_mut(&mut self) -> &mut TargetSpec;
+
+    /// The modules that are adapted in models of this `model_type` when a config names none.
+    fn usual_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        ModuleNames::usual(model_type)
+    }
 
     /// Checks the config's own fields; called before anything is built.
     ///
@@ -100,6 +116,11 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
     fn host_shape(&self, _tensors: &SiteShapes) -> Option<(usize, usize)> {
         None
     }
+
+    /// Whether no tensor tells the shape of the weight that it adapts, so that a checkpoint cannot be opened without its base model.
+    fn needs_base(&self) -> bool {
+        false
+    }
 }
 
 /// Any adapter method, type erased. Made with `From`, taken apart with [`BoxedMethod::downcast_ref`].
@@ -110,6 +131,7 @@ trait Erased: Debug + Send + Sync {
     fn peft_type(&self) -> &'static str;
     fn targets(&self) -> &TargetSpec;
     fn targets_mut(&mut self) -> &mut TargetSpec;
+    fn usual_targets(&self, model_type: &str) -> Option<ModuleNames>;
     fn validate(&self) -> Result<()>;
     fn check_origin(&self, meta: &AdapterMeta) -> Result<()>;
     fn bias(&self) -> BiasMode;
@@ -118,6 +140,7 @@ trait Erased: Debug + Send + Sync {
     fn order_matters(&self) -> bool;
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>>;
     fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)>;
+    fn needs_base(&self) -> bool;
     fn to_json(&self) -> Result<Value>;
     fn clone_box(&self) -> Box<dyn Erased>;
     fn as_any(&self) -> &dyn Any;
@@ -132,6 +155,9 @@ impl<M: AdapterMethod> Erased for M {
     }
     fn targets_mut(&mut self) -> &mut TargetSpec {
         AdapterMethod::targets_mut(self)
+    }
+    fn usual_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        AdapterMethod::usual_targets(self, model_type)
     }
     fn validate(&self) -> Result<()> {
         AdapterMethod::targets(self).validate()?;
@@ -157,6 +183,9 @@ impl<M: AdapterMethod> Erased for M {
     }
     fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)> {
         AdapterMethod::host_shape(self, tensors)
+    }
+    fn needs_base(&self) -> bool {
+        AdapterMethod::needs_base(self)
     }
     fn to_json(&self) -> Result<Value> {
         Ok(serde_json::to_value(self)?)
@@ -207,6 +236,11 @@ impl BoxedMethod {
         self.0.bias()
     }
 
+    /// Whether an adapter cannot be opened without its base model; see [`AdapterMethod::needs_base`].
+    pub fn needs_base(&self) -> bool {
+        self.0.needs_base()
+    }
+
     /// The method itself, if it is an `M`.
     pub fn downcast_ref<M: AdapterMethod>(&self) -> Option<&M> {
         self.0.as_any().downcast_ref()
@@ -218,6 +252,10 @@ impl BoxedMethod {
 
     pub(crate) fn targets_mut(&mut self) -> &mut TargetSpec {
         self.0.targets_mut()
+    }
+
+    pub(crate) fn usual_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        self.0.usual_targets(model_type)
     }
 
     pub(crate) fn supports(&self, host: &HostSpec) -> bool {

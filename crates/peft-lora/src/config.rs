@@ -6,7 +6,7 @@ use crate::pattern::Patterns;
 use candle_core::Tensor;
 use peft_core::{
     AdapterLayer, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, ParamBuilder, ParamKey, Result, Site,
-    SiteShapes, TargetSpec, WeightLayout, adapter_dtype,
+    SiteShapes, TargetSpec, adapter_dtype,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -207,9 +207,7 @@ impl AdapterMethod for LoraConfig {
     }
 
     fn settle(&mut self, sites: &[Site]) {
-        if let Some(last) = sites.iter().rev().find(|s| s.spec.kind == HostKind::Linear) {
-            self.fan_in_fan_out = last.spec.layout == WeightLayout::InOut;
-        }
+        self.fan_in_fan_out = Site::fan_in_fan_out(sites).unwrap_or(self.fan_in_fan_out);
     }
 
     fn order_matters(&self) -> bool {

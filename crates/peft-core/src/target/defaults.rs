@@ -2,7 +2,7 @@
 
 use super::ModuleNames;
 
-/// PEFT's usual targets of an architecture (the same for LoRA and TinyLoRA).
+/// PEFT's usual targets of an architecture (those of LoRA, TinyLoRA and most others).
 pub(super) fn default_targets(model_type: &str) -> Option<ModuleNames> {
     let names: &[&str] = match model_type {
         "llama" | "llama4" | "qwen2" | "qwen3" | "mistral" | "mixtral" | "stablelm" | "gemma" | "gemma2"

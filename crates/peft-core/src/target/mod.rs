@@ -32,6 +32,11 @@ impl ModuleNames {
         Self::List(names.into_iter().map(Into::into).collect())
     }
 
+    /// The modules that most of PEFT's methods adapt in models of this `model_type` when a config names none.
+    pub fn usual(model_type: &str) -> Option<Self> {
+        defaults::default_targets(model_type)
+    }
+
     pub(crate) fn is_all_linear(&self) -> bool {
         matches!(self, Self::Pattern(p) if p.eq_ignore_ascii_case("all-linear"))
     }
