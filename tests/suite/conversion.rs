@@ -1,6 +1,6 @@
 //! A TinyLoRA as an ordinary LoRA: the same model, without a decomposition and without the base.
 
-use crate::fixture::{Case, TINYLORA, assert_close, bits};
+use crate::fixture::{Case, TINYLORA, VERA, assert_close, bits};
 use candle_peft::core::checkpoint::DetachedAdapter;
 use candle_peft::lora::{LoraConfig, to_lora};
 
@@ -63,5 +63,21 @@ fn an_attached_adapter_converts_to_the_same_lora_as_its_file() {
         for (key, tensor) in &from_file.tensors {
             assert_eq!(bits(tensor), bits(&from_model.tensors[key]), "{name}: {key}");
         }
+    }
+}
+
+#[test]
+fn a_vera_converts_on_its_base() {
+    let registry = candle_peft::registry().unwrap();
+    for name in VERA {
+        let case = Case::open(name);
+        let error = DetachedAdapter::open(&case.dir, &registry).unwrap_err().to_string();
+        assert!(error.contains("VERA") && error.contains("the base model must be given too"), "{name}: {error}");
+        let lora = to_lora(&case.adapted().detached("default").unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let dir = tempfile::tempdir().unwrap();
+        lora.save(dir.path()).unwrap();
+        let mut model = case.base_model();
+        model.load_adapter("lora", dir.path(), &registry).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_close(name, &case.logits(&model), case.expected("adapted_logits"), case.tolerance());
     }
 }
