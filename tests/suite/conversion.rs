@@ -1,8 +1,10 @@
 //! A TinyLoRA as an ordinary LoRA: the same model, without a decomposition and without the base.
 
-use crate::fixture::{Case, TINYLORA, VERA, assert_close, bits};
+use crate::fixture::{Case, TINYLORA, VERA, assert_close, bits, difference};
 use candle_peft::core::checkpoint::DetachedAdapter;
 use candle_peft::lora::{LoraConfig, to_lora};
+use candle_peft::lora_xs::LoraXsConfig;
+use candle_peft::{ModuleNames, TargetSpec};
 
 #[test]
 fn the_lora_computes_what_the_tinylora_computes() {
@@ -79,5 +81,31 @@ fn a_vera_converts_on_its_base() {
         let mut model = case.base_model();
         model.load_adapter("lora", dir.path(), &registry).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_close(name, &case.logits(&model), case.expected("adapted_logits"), case.tolerance());
+    }
+}
+
+#[test]
+fn a_lora_xs_converts_without_its_base() {
+    let registry = candle_peft::registry().unwrap();
+    let llama = ("lora_default", ["embed_tokens", "q_proj", "down_proj"].as_slice());
+    for (name, targets) in [llama, ("lora_gpt2_conv1d", &["c_attn", "c_fc"])] {
+        let case = Case::open(name);
+        // R of the order of 1 in every module.
+        let config = LoraXsConfig::with_rank(5, TargetSpec::new(ModuleNames::list(targets.iter().copied())));
+        let mut adapted = case.base_model();
+        adapted.add_adapter("default", config.with_init_std(0.3)).unwrap();
+        adapted.eval().unwrap();
+        let logits = case.logits(&adapted);
+        assert!(difference(&logits, case.expected("base_logits")) > 0.1, "{name}: the adapter must do something");
+
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        adapted.save_adapter("default", dirs[0].path()).unwrap();
+        let detached = DetachedAdapter::open(dirs[0].path(), &registry).unwrap();
+        to_lora(&detached).unwrap().save(dirs[1].path()).unwrap();
+        for dir in dirs {
+            let mut model = case.base_model();
+            model.load_adapter("again", dir.path(), &registry).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_close(name, &case.logits(&model), &logits, 1e-5);
+        }
     }
 }

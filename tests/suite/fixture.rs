@@ -28,14 +28,8 @@ pub(crate) const TINYLORA: [&str; 16] = [
 ];
 
 /// The VeRA adapters.
-pub(crate) const VERA: [&str; 6] = [
-    "vera_default",
-    "vera_no_projection",
-    "vera_shapes",
-    "vera_layers_to_transform",
-    "vera_bf16",
-    "vera_gpt2_conv1d",
-];
+pub(crate) const VERA: [&str; 6] =
+    ["vera_default", "vera_no_projection", "vera_shapes", "vera_layers_to_transform", "vera_bf16", "vera_gpt2_conv1d"];
 
 /// One case.
 pub(crate) struct Case {

@@ -60,7 +60,7 @@ pub(crate) struct MethodArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "method")]
     pub(crate) config: Option<PathBuf>,
 
-    /// The adapter method with its defaults: tinylora or lora
+    /// The adapter method with its defaults: tinylora, lora, lora-xs or vera
     #[arg(long, value_name = "METHOD")]
     pub(crate) method: Option<String>,
 
@@ -257,7 +257,7 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 
-    /// Base model, for an adapter whose modules' names do not tell their order; not needed otherwise
+    /// Base model, for VeRA and for an adapter whose modules' names do not tell their order; not needed otherwise
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
 }
@@ -268,7 +268,7 @@ pub(crate) struct InspectArgs {
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
 
-    /// Check that the adapter fits this base model too
+    /// Check that the adapter fits this base model too; without it the modules of VeRA are not known
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
 }

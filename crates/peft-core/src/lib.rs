@@ -47,5 +47,5 @@ pub use params::{Param, ParamBuilder, ParamKey, ParamStore, Persist, TensorSourc
 pub use projection::Projection;
 pub use registry::Registry;
 pub use slots::AdapterSlots;
-pub use target::{Matcher, ModuleNames, OneOrMany, TargetSpec};
+pub use target::{Matcher, ModuleNames, OneOrMany, TargetSpec, lora_targets};
 pub use visit::{Adaptable, Walk, WalkMut};

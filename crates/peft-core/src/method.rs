@@ -1,5 +1,6 @@
 //! What the author of an adapter method implements, and its type-erased form.
 
+use crate::target::lora_targets;
 use crate::{
     AdapterLayer, AdapterMeta, BaseWeight, Error, HostKind, HostSpec, ModuleNames, ParamBuilder, Result, TargetSpec,
     WeightLayout,
@@ -26,9 +27,7 @@ impl Site {
     pub fn new(path: impl Into<String>, spec: HostSpec, base: BaseWeight) -> Self {
         Self { path: path.into(), spec, base }
     }
-}
 
-impl Site {
     /// PEFT's `fan_in_fan_out` for these sites: whether the last linear layer stores its weight `(in, out)`. `None` without one.
     pub fn fan_in_fan_out(sites: &[Self]) -> Option<bool> {
         let last = sites.iter().rev().find(|site| site.spec.kind == HostKind::Linear)?;
@@ -67,9 +66,11 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
     /// Which modules the method adapts, to be made definite for one model.
     fn targets_mut(&mut self) -> &mut TargetSpec;
 
-    /// The modules that are adapted in models of this `model_type` when a config names none.
-    fn usual_targets(&self, model_type: &str) -> Option<ModuleNames> {
-        ModuleNames::usual(model_type)
+    /// The modules to adapt when a config names none, on a model of this `model_type`.
+    ///
+    /// PEFT has a table of them for each method. A method that says nothing has LoRA's.
+    fn default_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        lora_targets(model_type)
     }
 
     /// Checks the config's own fields; called before anything is built.
@@ -131,7 +132,7 @@ trait Erased: Debug + Send + Sync {
     fn peft_type(&self) -> &'static str;
     fn targets(&self) -> &TargetSpec;
     fn targets_mut(&mut self) -> &mut TargetSpec;
-    fn usual_targets(&self, model_type: &str) -> Option<ModuleNames>;
+    fn default_targets(&self, model_type: &str) -> Option<ModuleNames>;
     fn validate(&self) -> Result<()>;
     fn check_origin(&self, meta: &AdapterMeta) -> Result<()>;
     fn bias(&self) -> BiasMode;
@@ -156,8 +157,8 @@ impl<M: AdapterMethod> Erased for M {
     fn targets_mut(&mut self) -> &mut TargetSpec {
         AdapterMethod::targets_mut(self)
     }
-    fn usual_targets(&self, model_type: &str) -> Option<ModuleNames> {
-        AdapterMethod::usual_targets(self, model_type)
+    fn default_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        AdapterMethod::default_targets(self, model_type)
     }
     fn validate(&self) -> Result<()> {
         AdapterMethod::targets(self).validate()?;
@@ -254,8 +255,8 @@ impl BoxedMethod {
         self.0.targets_mut()
     }
 
-    pub(crate) fn usual_targets(&self, model_type: &str) -> Option<ModuleNames> {
-        self.0.usual_targets(model_type)
+    pub(crate) fn default_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        self.0.default_targets(model_type)
     }
 
     pub(crate) fn supports(&self, host: &HostSpec) -> bool {

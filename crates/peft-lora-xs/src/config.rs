@@ -84,7 +84,10 @@ impl LoraXsConfig {
             )));
         }
         if !self.lora_xs_alpha.is_finite() {
-            return Err(Error::config(format!("`lora_xs_alpha` is {}; it must be a finite number", self.lora_xs_alpha)));
+            return Err(Error::config(format!(
+                "`lora_xs_alpha` is {}; it must be a finite number",
+                self.lora_xs_alpha
+            )));
         }
         if !(self.init_std >= 0.0 && self.init_std <= f64::from(f32::MAX)) {
             return Err(Error::config(format!(

@@ -6,7 +6,7 @@ use crate::projections::Projections;
 use candle_core::{Device, Tensor};
 use peft_core::{
     AdapterLayer, AdapterMethod, BiasMode, Dropout, HostKind, HostSpec, ModuleNames, Param, ParamBuilder, ParamKey,
-    Result, Site, TargetSpec, adapter_dtype, value_dtype,
+    Result, Site, TargetSpec, adapter_dtype, lora_targets, value_dtype,
 };
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ impl AdapterMethod for VeraConfig {
     }
 
     /// Those of LoRA, but for Phi, where layers of several shapes would share the projections.
-    fn usual_targets(&self, model_type: &str) -> Option<ModuleNames> {
+    fn default_targets(&self, model_type: &str) -> Option<ModuleNames> {
         match model_type {
             "phi" => Some(ModuleNames::list(["q_proj", "v_proj"])),
-            other => ModuleNames::usual(other),
+            other => lora_targets(other),
         }
     }
 

@@ -26,7 +26,8 @@ impl Projections {
     /// They lie where the first site lies.
     pub(crate) fn new(config: &VeraConfig, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Self> {
         let r = config.r;
-        let largest = |size: fn(&HostSpec) -> usize| sites.iter().map(|site| size(&site.spec)).max().unwrap_or_default();
+        let largest =
+            |size: fn(&HostSpec) -> usize| sites.iter().map(|site| size(&site.spec)).max().unwrap_or_default();
         let (tallest, widest) = (largest(|spec| spec.rows), largest(|spec| spec.cols));
         if r.checked_mul(tallest.max(widest)).is_none_or(|size| size > LARGEST) {
             return Err(Error::config(format!(
@@ -44,8 +45,8 @@ impl Projections {
         let generator = || TorchRng::new(config.projection_prng_key as u64);
         let draw_a = |rng: &mut TorchRng| rng.kaiming_uniform(widest, 0.0, r * widest);
         let draw_b = |rng: &mut TorchRng| rng.kaiming_uniform(r, 0.0, tallest * r);
-        let a = projection
-            .param(ParamKey::shared("vera_A"), (r, widest), &device, params, || draw_a(&mut generator()))?;
+        let a =
+            projection.param(ParamKey::shared("vera_A"), (r, widest), &device, params, || draw_a(&mut generator()))?;
         let b = projection.param(ParamKey::shared("vera_B"), (tallest, r), &device, params, || {
             // One generator draws both, A first.
             let mut rng = generator();

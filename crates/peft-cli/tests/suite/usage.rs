@@ -46,7 +46,7 @@ fn mistakes_in_settings_name_the_field_and_the_choices() {
         ("--method tinylora --set target_modules=(", &["--set target_modules=", "bad pattern `(`"]),
         ("--method tinylora --set r", &["--set r: expected KEY=VALUE"]),
         ("--method tinylora --set peft_type=LORA", &["--set peft_type", "no such field"]),
-        ("--method ia3", &["--method ia3", "lora, tinylora"]),
+        ("--method breeze", &["--method breeze", "lora, lora_xs, tinylora, vera"]),
         ("", &["--method", "--config"]),
     ] {
         run(&format!("init --base {base} {method} --out {out}"), &[]).expect_error(2, says);

@@ -4,6 +4,7 @@ mod defaults;
 mod matcher;
 mod resolve;
 
+pub use defaults::lora_targets;
 pub use matcher::Matcher;
 pub(crate) use matcher::saves;
 pub(crate) use resolve::{nearest, resolve};
@@ -30,11 +31,6 @@ impl ModuleNames {
     /// A list of names or suffixes.
     pub fn list<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
         Self::List(names.into_iter().map(Into::into).collect())
-    }
-
-    /// The modules that most of PEFT's methods adapt in models of this `model_type` when a config names none.
-    pub fn usual(model_type: &str) -> Option<Self> {
-        defaults::default_targets(model_type)
     }
 
     pub(crate) fn is_all_linear(&self) -> bool {

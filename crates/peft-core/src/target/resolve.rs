@@ -18,7 +18,7 @@ pub(crate) fn resolve(
 ) -> Result<TargetSpec> {
     let mut resolved = method.targets().clone();
     if resolved.target_modules.is_none() {
-        let usual = model_type.and_then(|model_type| method.usual_targets(model_type)).ok_or_else(|| {
+        let usual = model_type.and_then(|t| method.default_targets(t)).ok_or_else(|| {
             let model = model_type.map_or("this model".to_owned(), |t| format!("model type `{t}`"));
             Error::config(format!("`target_modules` must be set: {model} has no usual targets"))
         })?;
