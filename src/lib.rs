@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`core`] | hosts, the `AdapterMethod` trait, the registry, injection, merging, PEFT's checkpoint format |
 //! | [`tinylora`] | TinyLoRA: as few as 13 trained numbers |
-//! | [`lora`] | LoRA, and exact conversion to it |
+//! | [`lora`] | LoRA, and conversion of other adapters to it |
 //! | [`export`] | adapters in the formats of MLX-LM and llama.cpp |
 //! | [`ia3`] | IA3: learned scaling of activations |
 //! | [`lora_xs`] | LoRA-XS: a small trained matrix between frozen singular factors |
