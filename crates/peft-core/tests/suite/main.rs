@@ -9,6 +9,7 @@ mod detached;
 mod dropout;
 mod embedding_base;
 mod files;
+mod iteration;
 mod laws;
 mod lifecycle;
 mod linalg;

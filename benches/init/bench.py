@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Times making a TinyLoRA of 13 numbers on every linear layer of a model, candle-peft and PEFT in turn, and single decompositions.
+
+Needs Python and cargo; the packages for PEFT's part are installed into a virtual environment unless one is given. The model is tried
+with its own weights, whose singular values fall, and with Gaussian ones of the same shapes, whose do not.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+REQUIREMENTS = ROOT / "scripts" / "parity" / "requirements.txt"
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", metavar="DIR", type=Path, required=True, help="folder of a Llama model in f32, one file of weights")
+    parser.add_argument("--python", metavar="BIN", type=Path,
+                        help="a Python that has PEFT, torch and transformers [default: one made in --work]")
+    parser.add_argument("--work", metavar="DIR", type=Path, help="keep adapters and results.json here")
+    parser.add_argument("--runs", type=int, default=3, help="runs of either side")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of either side")
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    os.environ.update(RAYON_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE="1")
+    with tempfile.TemporaryDirectory() as scratch:
+        work = (args.work or Path(scratch)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        python = args.python or environment(work / "venv")
+        subprocess.run(["cargo", "build", "--workspace", "--example", "bench_init", "--bench", "truncated_svd"], cwd=ROOT, check=True)
+        gaussian = work / "gaussian"
+        if not gaussian.exists():
+            run(python, HERE / "gaussian.py", args.base, gaussian)
+        rows = [model(name, base, python, work, args) for name, base in (("own", args.base), ("Gaussian", gaussian))]
+        layers = single(python, args.threads)
+        facts = {"base": str(args.base), "threads": args.threads, "load": os.getloadavg()[0]}
+        (work / "results.json").write_text(json.dumps({**facts, "models": rows, "layers": layers}, indent=2))
+    print("| weights | PEFT | candle-peft | ratio | load the model | largest difference of B A |\n|---|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['name']} | {row['peft']:.2f} s | {row['ours']:.3f} s | {row['peft'] / row['ours']:.0f} | {row['load']:.2f} s "
+              f"| {row['difference']:.1e} |")
+    print("\n| layer | spectrum | torch.linalg.svd | r = 2 here | ratio |\n|---|---|---|---|---|")
+    for row in layers:
+        rows_, cols = row["shape"]
+        print(f"| {rows_} x {cols} | {row['spectrum']} | {row['torch']:.2f} s | {1000 * row['ours']:.0f} ms | {row['torch'] / row['ours']:.0f} |")
+    print(f"\n{facts['threads']} threads, medians of {args.runs} runs, load average {facts['load']:.1f} at the end")
+
+
+def environment(folder):
+    """A virtual environment with the pinned packages."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        run(python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS)
+    return python
+
+
+def target():
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
+
+
+def model(name, base, python, work, args):
+    """Medians of either side, in turn, and how far apart the products of the factors are."""
+    theirs, ours = [], []
+    outs = [work / f"{name}-peft", work / f"{name}-candle-peft"]
+    for _ in range(args.runs):
+        for out in outs:
+            shutil.rmtree(out, ignore_errors=True)
+        theirs.append(json.loads(run(python, HERE / "peft_side.py", "model", base, outs[0], args.threads)))
+        ours.append(json.loads(run(target() / "examples" / "bench_init", base, outs[1])))
+    difference = json.loads(run(python, HERE / "difference.py", *outs))
+    return {"name": name, "peft": statistics.median(run["make"] for run in theirs), "ours": statistics.median(run["make"] for run in ours),
+            "load": statistics.median(run["load"] for run in ours), "difference": difference}
+
+
+def single(python, threads):
+    """torch's decomposition and the truncated one of the same shapes."""
+    theirs = json.loads(run(python, HERE / "peft_side.py", "layers", threads))
+    done = subprocess.run(["cargo", "bench", "--quiet", "--profile", "dev", "--workspace", "--bench", "truncated_svd"], cwd=ROOT,
+                          stdout=subprocess.PIPE, text=True, check=True)
+    ours = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = {(tuple(row["shape"]), row["spectrum"]): row["seconds"] for row in ours if row["r"] == 2}
+    return [{"shape": row["shape"], "spectrum": row["spectrum"], "torch": row["seconds"],
+             "ours": found[tuple(row["shape"]), row["spectrum"]]} for row in theirs]
+
+
+def run(*words):
+    """What a program printed."""
+    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, words))}\nended with exit code {done.returncode}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
