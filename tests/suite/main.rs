@@ -4,4 +4,5 @@
 mod conversion;
 mod fixture;
 mod golden;
+mod hotswap;
 mod readme;
