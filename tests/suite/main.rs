@@ -6,3 +6,4 @@ mod fixture;
 mod golden;
 mod hotswap;
 mod readme;
+mod weighted;

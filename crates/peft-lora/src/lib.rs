@@ -11,6 +11,8 @@ mod convert;
 mod layer;
 mod number;
 mod pattern;
+mod weighted;
 
 pub use config::{LoraBias, LoraConfig, LoraInit};
 pub use convert::{ConvertedLora, to_lora};
+pub use weighted::{Combination, WeightedAdapter, add_weighted_adapter, combine};

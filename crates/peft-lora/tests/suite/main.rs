@@ -4,3 +4,4 @@
 mod config;
 mod init;
 mod layer;
+mod weighted;
