@@ -7,6 +7,8 @@
 //! | [`core`] | hosts, the `AdapterMethod` trait, the registry, injection, merging, PEFT's checkpoint format |
 //! | [`tinylora`] | TinyLoRA: as few as 13 trained numbers |
 //! | [`lora`] | LoRA, and exact conversion to it |
+//! | [`export`] | adapters in the formats of MLX-LM and llama.cpp |
+//! | [`ia3`] | IA3: learned scaling of activations |
 //! | [`models`] | trainable Llama and GPT-2, patching of unmodified candle-transformers models |
 //! | [`train`] | data, loss, optimisers, supervised fine-tuning, evaluation, generation |
 //! | [`nn`] | operators with gradients that candle-nn lacks |
@@ -17,6 +19,8 @@ pub use peft_core as core;
 pub use peft_core::{
     Adapter, AdapterConfig, AdapterMethod, Error, ModuleNames, PeftModel, Registry, Result, TargetSpec, adaptable,
 };
+pub use peft_export as export;
+pub use peft_ia3 as ia3;
 pub use peft_lora as lora;
 pub use peft_models as models;
 pub use peft_nn as nn;
@@ -24,16 +28,17 @@ pub use peft_tinylora as tinylora;
 pub use peft_train as train;
 pub use tiny_llama::TinyLlama;
 
-/// A registry with the methods of this workspace: `TINYLORA` and `LORA`. Add your own with [`Registry::register`].
+/// A registry with the methods of this workspace: `TINYLORA`, `LORA` and `IA3`. Add your own with [`Registry::register`].
 ///
 /// ```
 /// let registry = candle_peft::registry()?;
-/// assert_eq!(registry.methods().collect::<Vec<_>>(), ["LORA", "TINYLORA"]);
+/// assert_eq!(registry.methods().collect::<Vec<_>>(), ["IA3", "LORA", "TINYLORA"]);
 /// # Ok::<(), candle_peft::Error>(())
 /// ```
 pub fn registry() -> Result<Registry> {
     let mut registry = Registry::new();
     registry.register::<peft_tinylora::TinyLoraConfig>()?.register::<peft_lora::LoraConfig>()?;
+    registry.register::<peft_ia3::Ia3Config>()?;
     Ok(registry)
 }
 
@@ -41,3 +46,8 @@ pub fn registry() -> Result<Registry> {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The code of the guide to methods, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/methods.md")]
+struct Methods;

@@ -1,6 +1,8 @@
 //! Small sums: what the embedded model was trained on, and what the examples adapt it with.
 
+use candle_core::{Device, Tensor};
 use candle_peft::core::torch_rng::TorchRng;
+use candle_peft::train::tokenizer::Tokenizer;
 
 /// Operands are below this.
 const LIMIT: u32 = 50;
@@ -39,4 +41,12 @@ pub(crate) fn draw(rng: &mut TorchRng, n: usize, held_out: bool) -> Vec<Sum> {
         }
     }
     sums
+}
+
+/// Right sums of numbers of two digits as token ids. All rows have one length and end with the answer's two digits.
+#[allow(dead_code, reason = "not every example needs it")]
+pub(crate) fn rows(tokenizer: &Tokenizer, held_out: bool) -> anyhow::Result<Tensor> {
+    let sums = draw(&mut TorchRng::new(1), 2000, held_out).into_iter().filter(|s| s.a > 9 && s.b > 9);
+    let rows = sums.map(|s| tokenizer.encode(&(s.prompt() + &s.answer()))).collect::<Result<Vec<_>, _>>()?;
+    Ok(Tensor::new(rows, &Device::Cpu)?)
 }

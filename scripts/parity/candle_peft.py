@@ -22,13 +22,13 @@ class CandlePeft:
         rows = out["rows"]
         return Evaluation(out["loss"], out["tokens"], [row["loss"] for row in rows], [row["tokens"] for row in rows])
 
-    def init(self, settings, out):
+    def init(self, settings, out, method="tinylora"):
         """`init`: writes a fresh adapter."""
-        self._run("init", "--base", self.base, *_settings(settings), "--out", out)
+        self._run("init", "--base", self.base, *_settings(settings, method), "--out", out)
 
-    def train(self, data, out, steps, batch_size, learning_rate, settings=None, adapter=None):
+    def train(self, data, out, steps, batch_size, learning_rate, settings=None, adapter=None, method="tinylora"):
         """`train` in file order, without weight decay, at a constant rate. Returns the loss before each step."""
-        start = _option("--adapter", adapter) if adapter else _settings(settings)
+        start = _option("--adapter", adapter) if adapter else _settings(settings, method)
         self._run("train", "--base", self.base, *start, "--data", data, "--out", out, "--steps", steps,
                   "--batch-size", batch_size, "--learning-rate", learning_rate, "--optimizer", "adamw",
                   "--weight-decay", 0, "--schedule", "constant", "--no-shuffle")
@@ -50,9 +50,10 @@ class CandlePeft:
         """`merge`: writes a model folder."""
         self._run("merge", "--base", self.base, "--adapter", adapter, "--out", out)
 
-    def convert(self, adapter, out):
+    def convert(self, adapter, out, needs_base=False):
         """`convert`: writes the adapter as a LoRA."""
-        self._run("convert", "--adapter", adapter, "--to", "lora", "--out", out)
+        base = ["--base", self.base] if needs_base else []
+        self._run("convert", "--adapter", adapter, "--to", "lora", "--out", out, *base)
 
     def _run(self, *arguments):
         """Runs a command with `--json` and returns its object."""
@@ -67,9 +68,9 @@ def _option(name, value):
     return [] if value is None else [name, value]
 
 
-def _settings(settings):
+def _settings(settings, method):
     """Fields of the adapter's configuration, as `--set name=value`."""
-    arguments = ["--method", "tinylora"]
+    arguments = ["--method", method]
     for name, value in settings.items():
         arguments += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     return arguments

@@ -25,7 +25,7 @@ from stand_in import StandIn
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE.parent.parent / "tests" / "fixtures"
-CHECKS = ["base_loss", "training", "trained_adapter", "generation", "conversion", "merging", "foreign"]
+CHECKS = ["base_loss", "training", "lora", "trained_adapter", "generation", "conversion", "merging", "foreign"]
 
 
 def arguments():

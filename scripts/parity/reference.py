@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, TinyLoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, TinyLoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -61,10 +61,13 @@ class Reference:
                 raise ValueError(f"{folder or self.folder}: {kind} {sorted(info[kind])}")
         return model.eval()
 
-    def fresh(self, settings):
-        """The model under a new TinyLoRA adapter of PEFT's own."""
+    def fresh(self, settings, method="tinylora"):
+        """The model under a new adapter of PEFT's own, drawn from seed 0."""
+        config = {"tinylora": TinyLoraConfig, "lora": LoraConfig}[method]
+        base = self.base()
+        torch.manual_seed(0)
         with strict_warnings():
-            return get_peft_model(self.base(), TinyLoraConfig(task_type="CAUSAL_LM", **settings))
+            return get_peft_model(base, config(task_type="CAUSAL_LM", **settings))
 
     def adapted(self, adapter, trainable=False, folder=None):
         """The model under a saved adapter, which must fill PEFT's model exactly."""

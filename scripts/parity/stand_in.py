@@ -28,11 +28,11 @@ class StandIn:
                         for batch in batches)
         return Evaluation(total / rows.tokens, rows.tokens, rows.row_losses, rows.row_tokens)
 
-    def init(self, settings, out):
-        self.ref.fresh(settings).save_pretrained(out, save_embedding_layers=False)
+    def init(self, settings, out, method="tinylora"):
+        self.ref.fresh(settings, method).save_pretrained(out, save_embedding_layers=False)
 
-    def train(self, data, out, steps, batch_size, learning_rate, settings=None, adapter=None):
-        model = self.ref.adapted(adapter, trainable=True) if adapter else self.ref.fresh(settings)
+    def train(self, data, out, steps, batch_size, learning_rate, settings=None, adapter=None, method="tinylora"):
+        model = self.ref.adapted(adapter, trainable=True) if adapter else self.ref.fresh(settings, method)
         losses = reference.train(model, self._examples(data), steps, batch_size, learning_rate)
         model.save_pretrained(out, save_embedding_layers=False)
         return losses
@@ -48,7 +48,7 @@ class StandIn:
         self.ref.adapted(adapter).merge_and_unload().save_pretrained(out)
         self.ref.tokenizer.save_pretrained(out)
 
-    def convert(self, adapter, out):
+    def convert(self, adapter, out, needs_base=False):
         save_as_lora(out, self.ref.adapted(adapter), rank=2)
 
     def _examples(self, data):

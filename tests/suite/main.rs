@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod conversion;
+mod custom_method;
 mod fixture;
 mod golden;
 mod hotswap;
 mod readme;
+mod stacking;
 mod weighted;

@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Fold an adapter into its base model and save a complete model folder
     Merge(MergeArgs),
-    /// Turn an adapter into one of another method, exactly and without the base model
+    /// Turn an adapter into one of another method or format, exactly unless a rank or threshold is given
     Convert(ConvertArgs),
     /// Combine LoRA adapters of one base model into a new one, without the base model
     Combine(CombineArgs),
@@ -62,7 +62,7 @@ pub(crate) struct MethodArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "method")]
     pub(crate) config: Option<PathBuf>,
 
-    /// The adapter method with its defaults: tinylora or lora
+    /// The adapter method with its defaults: tinylora, lora or ia3
     #[arg(long, value_name = "METHOD")]
     pub(crate) method: Option<String>,
 
@@ -251,17 +251,26 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: PathBuf,
 
-    /// The method to convert to
+    /// What to convert to: a method of PEFT, or the format of another program
     #[arg(long, value_enum)]
     pub(crate) to: ConversionArg,
 
-    /// The adapter folder to write
-    #[arg(long, value_name = "DIR")]
+    /// The adapter folder to write, or with --to gguf the file
+    #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
 
-    /// Base model, for an adapter whose modules' names do not tell their order; not needed otherwise
+    /// Base model: for mlx and gguf, which read its config.json; for a method whose change depends on the weights; for an adapter
+    /// whose modules' names do not tell their order
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
+
+    /// Approximate each module with this rank, where it is not smaller already [default: exact]
+    #[arg(long, value_name = "N", conflicts_with = "threshold")]
+    pub(crate) rank: Option<NonZeroUsize>,
+
+    /// Give each module the least rank that keeps this share of its delta's energy, the sum of its squared singular values
+    #[arg(long, value_name = "T", value_parser = probability)]
+    pub(crate) threshold: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -313,7 +322,12 @@ pub(crate) enum ScheduleArg {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum ConversionArg {
+    /// A LoRA folder as PEFT writes it
     Lora,
+    /// A LoRA folder for MLX-LM
+    Mlx,
+    /// A LoRA file for llama.cpp
+    Gguf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

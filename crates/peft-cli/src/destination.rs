@@ -1,4 +1,4 @@
-//! Checks of an output folder before any work is done for it.
+//! Checks of an output folder or file before any work is done for it.
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,14 @@ pub(crate) fn check_writable(out: &Path) -> Result<()> {
     }
     tempfile::Builder::new().prefix(".writable-").tempdir_in(existing).with_context(context)?;
     Ok(())
+}
+
+/// Refuses a file that cannot be written, without leaving anything there.
+pub(crate) fn check_writable_file(out: &Path) -> Result<()> {
+    if out.is_dir() {
+        bail!("cannot write {}: it is a folder", out.display());
+    }
+    check_writable(out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
 /// Refuses to write a result over what it is made from.

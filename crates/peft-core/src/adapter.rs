@@ -1,7 +1,7 @@
 //! The part of an adapter that sits at one site.
 
 use crate::{BaseWeight, Error, Result, WeightLayout};
-use candle_core::Tensor;
+use candle_core::{Tensor, TensorId};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -55,6 +55,11 @@ impl<'a> HostView<'a> {
         let folded =
             self.before.iter().try_fold(own, |base, layer| base.plus(&layer.delta_weight(&base.canonical()?)?))?;
         Ok(folded.canonical()?)
+    }
+
+    /// Which tensor [`HostView::weight`] is, if it is the host's own and no adapter before this one changes it.
+    pub fn own_weight(&self) -> Option<TensorId> {
+        self.before.is_empty().then(|| self.weight.id())
     }
 
     /// The bias with the adapters before this one folded in, tracked in training as far as it is trained.

@@ -30,9 +30,14 @@ impl Dropout {
         self.calls.store(0, Ordering::Relaxed);
     }
 
+    /// Whether [`Dropout::forward`] changes anything in this mode.
+    pub fn drops(&self, mode: Mode) -> bool {
+        self.p > 0.0 && mode == Mode::Train
+    }
+
     /// Drops elements of `xs` in training; hands them through at inference.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        if self.p <= 0.0 || mode != Mode::Train {
+        if !self.drops(mode) {
             return Ok(xs.clone());
         }
         let call = self.calls.fetch_add(1, Ordering::Relaxed);

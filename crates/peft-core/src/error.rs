@@ -40,9 +40,7 @@ pub enum Error {
         peft_type: &'static str,
     },
     /// A target is of a kind that the method cannot adapt.
-    #[error(
-        "{method} cannot adapt the {kind} at `{path}`; it adapts Linear, Conv1D and Embedding layers as its config allows"
-    )]
+    #[error("{method} cannot adapt the {kind} at `{path}`; it adapts {adapts} layers")]
     UnsupportedHost {
         /// The method's `peft_type`.
         method: &'static str,
@@ -50,6 +48,8 @@ pub enum Error {
         kind: HostKind,
         /// The layer's path.
         path: String,
+        /// The kinds of layers that the method adapts.
+        adapts: String,
     },
     /// An adapter of this name is attached already.
     #[error("adapter `{0}` already exists")]
@@ -184,9 +184,22 @@ pub enum Error {
     /// Adapters that cannot be made into one.
     #[error("cannot combine adapters: {0}")]
     Combination(String),
+    /// An adapter that cannot be written as one of another method, in the way that was asked for.
+    #[error("cannot convert: {0}")]
+    Conversion(String),
     /// The weight of a layer is not at hand: the adapter was opened without its base model.
     #[error("the base weight is needed, but the adapter was opened without its base model")]
     NoBaseWeight,
+    /// A file format of another program cannot hold what an adapter does to a layer.
+    #[error("{format} cannot hold the adapter of `{path}`: {reason}")]
+    NotExportable {
+        /// The format, with its article.
+        format: &'static str,
+        /// The layer's path.
+        path: String,
+        /// Why not, and what to do instead.
+        reason: String,
+    },
     /// A model folder that does not describe a model that can be loaded.
     #[error("{}: {message}", .path.display())]
     Model {
@@ -248,6 +261,11 @@ impl Error {
     /// A config error from its message.
     pub fn config(message: impl Into<String>) -> Self {
         Self::InvalidConfig(message.into())
+    }
+
+    /// A conversion error from its message.
+    pub fn conversion(message: impl Into<String>) -> Self {
+        Self::Conversion(message.into())
     }
 
     /// A model folder error from its message.

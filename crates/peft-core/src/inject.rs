@@ -113,7 +113,7 @@ impl Plan {
                 "`layers_to_transform` has no effect on a regular expression in `target_modules`: put the layers into the expression",
             ));
         }
-        *method.targets_mut() = resolve(method.targets(), model.model_type(), &hosts)?;
+        *method.targets_mut() = resolve(&method, model.model_type(), &hosts)?;
         let matcher = Matcher::new(method.targets())?;
         let bias_mode = method.bias();
         let (mut sites, mut saved, mut biases) = (vec![], vec![], vec![]);
@@ -124,7 +124,7 @@ impl Plan {
             if targeted {
                 // A norm hands its output to no adapter, whatever a method says it supports.
                 if spec.kind == HostKind::Norm || !method.supports(&spec) {
-                    return Err(Error::UnsupportedHost { method: method.peft_type(), kind: spec.kind, path });
+                    return Err(method.unsupported(spec.kind, path));
                 }
                 sites.push(Site::new(path.clone(), spec.clone(), host.base().clone()));
             }
@@ -142,6 +142,7 @@ impl Plan {
             let pattern = method.targets().target_modules.as_ref().map(ToString::to_string).unwrap_or_default();
             return Err(no_match(&pattern, &pattern, &method, &hosts));
         }
+        method.fill_defaults(model.model_type(), &sites)?;
         method.settle(&sites);
         let saves_embeddings = saves_embeddings(&method, &hosts)?;
         Ok(Self { method, sites, saved, biases, saves_embeddings })

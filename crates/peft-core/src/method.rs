@@ -1,6 +1,9 @@
 //! What the author of an adapter method implements, and its type-erased form.
 
-use crate::{AdapterLayer, AdapterMeta, BaseWeight, Error, HostSpec, ParamBuilder, Result, TargetSpec};
+use crate::target::lora_targets;
+use crate::{
+    AdapterLayer, AdapterMeta, BaseWeight, Error, HostKind, HostSpec, ModuleNames, ParamBuilder, Result, TargetSpec,
+};
 use candle_core::Shape;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -56,6 +59,22 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
     /// Which modules the method adapts, to be made definite for one model.
     fn targets_mut(&mut self) -> &mut TargetSpec;
 
+    /// The modules to adapt when a config names none, on a model of this `model_type`.
+    ///
+    /// PEFT has a table of them for each method. A method that says nothing has LoRA's.
+    fn default_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        lora_targets(model_type)
+    }
+
+    /// Fills in the other fields that a config leaves open and the kind of model decides, such as IA3's `feedforward_modules`;
+    /// called when the sites are known, before [`AdapterMethod::settle`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) when a field must be set because such a model has no usual value.
+    fn fill_defaults(&mut self, _model_type: Option<&str>, _sites: &[Site]) -> Result<()> {
+        Ok(())
+    }
+
     /// Checks the config's own fields; called before anything is built.
     ///
     /// # Errors
@@ -96,7 +115,8 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
 
     /// `(rows, cols)` of the weight that these tensors of one module adapt, or `None` when they are not this method's.
     ///
-    /// A method that implements this can be opened without its base model, for inspection and conversion.
+    /// A method that implements this can be opened without its base model, for inspection and conversion. A side that the tensors
+    /// do not tell is 0.
     fn host_shape(&self, _tensors: &SiteShapes) -> Option<(usize, usize)> {
         None
     }
@@ -110,6 +130,8 @@ trait Erased: Debug + Send + Sync {
     fn peft_type(&self) -> &'static str;
     fn targets(&self) -> &TargetSpec;
     fn targets_mut(&mut self) -> &mut TargetSpec;
+    fn default_targets(&self, model_type: &str) -> Option<ModuleNames>;
+    fn fill_defaults(&mut self, model_type: Option<&str>, sites: &[Site]) -> Result<()>;
     fn validate(&self) -> Result<()>;
     fn check_origin(&self, meta: &AdapterMeta) -> Result<()>;
     fn bias(&self) -> BiasMode;
@@ -132,6 +154,12 @@ impl<M: AdapterMethod> Erased for M {
     }
     fn targets_mut(&mut self) -> &mut TargetSpec {
         AdapterMethod::targets_mut(self)
+    }
+    fn default_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        AdapterMethod::default_targets(self, model_type)
+    }
+    fn fill_defaults(&mut self, model_type: Option<&str>, sites: &[Site]) -> Result<()> {
+        AdapterMethod::fill_defaults(self, model_type, sites)
     }
     fn validate(&self) -> Result<()> {
         AdapterMethod::targets(self).validate()?;
@@ -220,8 +248,24 @@ impl BoxedMethod {
         self.0.targets_mut()
     }
 
+    pub(crate) fn default_targets(&self, model_type: &str) -> Option<ModuleNames> {
+        self.0.default_targets(model_type)
+    }
+
+    pub(crate) fn fill_defaults(&mut self, model_type: Option<&str>, sites: &[Site]) -> Result<()> {
+        self.0.fill_defaults(model_type, sites)
+    }
+
     pub(crate) fn supports(&self, host: &HostSpec) -> bool {
         self.0.supports(host)
+    }
+
+    /// That the method cannot adapt this host, and what it adapts.
+    pub(crate) fn unsupported(&self, kind: HostKind, path: String) -> Error {
+        let adapts = [(HostKind::Linear, "Linear and Conv1D"), (HostKind::Embedding, "Embedding")];
+        let adapts = adapts.iter().filter(|(kind, _)| self.supports(&HostSpec::new(*kind, 1, 1)));
+        let adapts = adapts.map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+        Error::UnsupportedHost { method: self.peft_type(), kind, path, adapts }
     }
 
     pub(crate) fn settle(&mut self, sites: &[Site]) {

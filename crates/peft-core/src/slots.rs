@@ -118,6 +118,12 @@ impl AdapterSlots {
         self.slots.iter().find(|s| &*s.adapter == adapter)?.attachment.layer.as_ref()
     }
 
+    /// The weight and bias that one adapter puts in place of the host's, as tensors without a graph.
+    pub(crate) fn replaced_by(&self, adapter: &str) -> (Option<Tensor>, Option<Tensor>) {
+        let slot = self.slots.iter().find(|s| &*s.adapter == adapter);
+        slot.map_or((None, None), |s| (read(&s.attachment.weight), read(&s.attachment.bias)))
+    }
+
     pub(crate) fn attach(&mut self, adapter: Arc<str>, attachment: Attachment) {
         if !attachment.is_empty() {
             self.slots.push(Slot { adapter, attachment, active: false });
@@ -202,7 +208,6 @@ impl AdapterSlots {
 
     /// The replaced weight and bias as tensors without a graph.
     pub(crate) fn replaced(&self) -> (Option<Tensor>, Option<Tensor>) {
-        let read = |r: &Option<Replacement>| r.as_ref().map(|r| r.read(Mode::Infer).clone());
         (read(&self.live.weight), read(&self.live.bias))
     }
 
@@ -229,6 +234,11 @@ fn check_replacements<'a>(path: &str, attached: impl Iterator<Item = (&'a str, &
         }
     }
     Ok(())
+}
+
+/// A replacement as a tensor without a graph.
+fn read(replacement: &Option<Replacement>) -> Option<Tensor> {
+    replacement.as_ref().map(|r| r.read(Mode::Infer).clone())
 }
 
 /// The last layer is the outermost: it sees the input first and the output last.

@@ -8,11 +8,16 @@
 
 mod config;
 mod convert;
+mod dora;
+mod init;
 mod layer;
+mod method;
 mod number;
 mod pattern;
+mod unsupported;
 mod weighted;
 
-pub use config::{LoraBias, LoraConfig, LoraInit};
-pub use convert::{ConvertedLora, to_lora};
+pub use config::{LoraBias, LoraConfig};
+pub use convert::{ConvertedLora, ConvertedModule, Rank, to_lora, to_lora_with};
+pub use init::LoraInit;
 pub use weighted::{Combination, WeightedAdapter, add_weighted_adapter, combine};

@@ -1,8 +1,8 @@
 //! Numbers as Python writes them: `lora_alpha` is an integer in most files, and PEFT's type for it.
 
+use indexmap::IndexMap;
 use serde::Serializer;
 use serde_json::Number;
-use std::collections::BTreeMap;
 
 /// The number as an integer where it is one.
 fn number(value: f64) -> Number {
@@ -15,6 +15,6 @@ pub(crate) fn one<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S:
     serde::Serialize::serialize(&number(*value), serializer)
 }
 
-pub(crate) fn map<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn map<S: Serializer>(values: &IndexMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(values.iter().map(|(key, value)| (key, number(*value))))
 }

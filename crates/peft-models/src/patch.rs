@@ -204,7 +204,8 @@ fn add_to_bias(site: &DetachedSite, bias: Tensor) -> Result<Tensor> {
 fn add_to_weight(site: &DetachedSite, weight: Tensor) -> Result<Tensor> {
     let (rows, cols, layout) = (site.spec.rows, site.spec.cols, site.spec.layout);
     let expected = if layout == WeightLayout::InOut { [cols, rows] } else { [rows, cols] };
-    if weight.dims() != expected {
+    // A side that the adapter's tensors do not tell is 0.
+    if weight.rank() != 2 || weight.dims().iter().zip(expected).any(|(found, side)| side != 0 && *found != side) {
         let (path, found) = (&site.path, weight.dims());
         return Err(failed(format!("the adapter fits a weight {expected:?} at `{path}`, the model's is {found:?}")));
     }

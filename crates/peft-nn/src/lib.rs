@@ -33,6 +33,7 @@ mod attention;
 mod checks;
 mod cpu;
 mod cross_entropy;
+mod div_frozen;
 mod embedding;
 mod gelu_new;
 mod graph;
@@ -48,6 +49,7 @@ mod testing;
 
 pub use attention::{AttentionOptions, attention};
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy};
+pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu_new::gelu_new;
 pub use layer_norm::layer_norm;

@@ -7,9 +7,8 @@ use crate::waiting::waiting;
 use anyhow::{Context, Result};
 use candle_peft::Registry;
 use candle_peft::core::checkpoint::DetachedAdapter;
-use candle_peft::lora::{Combination, LoraConfig, WeightedAdapter, combine};
+use candle_peft::lora::{Combination, ConvertedModule, LoraConfig, WeightedAdapter, combine};
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -23,6 +22,8 @@ pub(super) struct Report {
     modules: usize,
     tensors: usize,
     parameters: usize,
+    /// How far each module is from the sum of the deltas.
+    combined: Vec<ConvertedModule>,
 }
 
 #[derive(Debug, Serialize)]
@@ -38,6 +39,12 @@ impl fmt::Display for Report {
         }
         let Self { combination, rank, modules, parameters, out, .. } = self;
         writeln!(f, "combined by {combination}: rank {rank}, {modules} modules, {parameters} parameters")?;
+        match self.combined.iter().max_by(|a, b| a.error.total_cmp(&b.error)).filter(|worst| worst.error > 0.0) {
+            Some(ConvertedModule { path, error, .. }) => {
+                writeln!(f, "largest distance from the sum of the deltas {error:.1e} of its norm, at {path}")?;
+            }
+            None => writeln!(f, "exact: the sum of the deltas")?,
+        }
         write!(f, "saved to {}", out.display())
     }
 }
@@ -67,9 +74,10 @@ pub(super) fn run(args: &CombineArgs, registry: &Registry) -> Result<Report> {
         out: out.clone(),
         combination: args.combination.name(),
         rank: config.r,
-        modules: opened.iter().flat_map(|adapter| &adapter.sites).map(|site| &site.path).collect::<BTreeSet<_>>().len(),
+        modules: combined.modules.len(),
         tensors: combined.tensors.len(),
         parameters: combined.tensors.values().map(|tensor| tensor.elem_count()).sum(),
+        combined: combined.modules,
     })
 }
 

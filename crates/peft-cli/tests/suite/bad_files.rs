@@ -132,8 +132,8 @@ fn configs_that_are_no_configs_are_named() {
     for (text, says) in [
         ("{\"peft_type\": \"TINYLORA\",", "EOF"),
         ("[]", "invalid type"),
-        ("{}", "unknown adapter method ``; registered: LORA, TINYLORA"),
-        ("{\"peft_type\": \"IA3\"}", "unknown adapter method `IA3`; registered: LORA, TINYLORA"),
+        ("{}", "unknown adapter method ``; registered: IA3, LORA, TINYLORA"),
+        ("{\"peft_type\": \"BREEZE\"}", "unknown adapter method `BREEZE`; registered: IA3, LORA, TINYLORA"),
         ("{\"peft_type\": \"TINYLORA\", \"r\": 0}", "`r` is 0"),
         ("{\"peft_type\": \"TINYLORA\", \"weight_tying\": 2}", "weight_tying"),
         ("{\"peft_type\": \"TINYLORA\", \"task_type\": \"CHESS\"}", "CHESS"),

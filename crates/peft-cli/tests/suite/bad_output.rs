@@ -67,6 +67,12 @@ fn a_full_disk_is_an_error_that_names_the_file() {
         run_limited(words, 1).expect_error(1, &["cannot write", &format!("{out}/{file}")]);
         assert_eq!(place.names(), before, "{words}");
     }
+    let base = fixture("base_llama");
+    for (to, out, file) in [("mlx", "mlx", "mlx/adapters.safetensors"), ("gguf", "a.gguf", "a.gguf")] {
+        let words = format!("convert --adapter {adapter} --base {base} --to {to} --out {}", place.at(out));
+        run_limited(&words, 1).expect_error(1, &["cannot write", &place.at(file)]);
+        assert_eq!(place.names(), before, "{words}");
+    }
     run_limited(&train, 1).expect_error(1, &["cannot write", &format!("{out}/adapter_model.safetensors")]);
     // The line of the step that was taken is all there is.
     assert_eq!(names(Path::new(&out)), ["metrics.jsonl"]);

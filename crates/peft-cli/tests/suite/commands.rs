@@ -157,6 +157,29 @@ fn merge_and_convert_keep_the_loss() {
     assert!((loss(&base, Some(&lora), &data) - expected).abs() < 1e-5);
 }
 
+/// IA3 scales weights and biases: it can be merged, but is no LoRA, and its tensors tell one side of a weight.
+#[test]
+fn ia3_is_merged_and_inspected_and_not_converted() {
+    let place = Workplace::new();
+    let (base, adapter) = (fixture("base_gpt2"), fixture("ia3_gpt2"));
+    let (merged, data) = (place.at("merged"), place.at("data.jsonl"));
+    let expected = loss(&base, Some(&adapter), &data);
+    assert!((expected - loss(&base, None, &data)).abs() > 1e-3, "the adapter must do something");
+    run(&format!("merge --base {base} --adapter {adapter} --out {merged}"), &[]).expect_success();
+    assert!((loss(&merged, None, &data) - expected).abs() < 1e-5);
+
+    let text = run(&format!("inspect {adapter} --base {base}"), &[]).expect_success().stdout;
+    for part in ["method      IA3", "parameters  448", "2 x c_attn  Linear 96x?", "2 x c_proj  Linear ?x128"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let report = run(&format!("inspect {adapter} --json"), &[]).expect_success().json();
+    assert_eq!((&report["modules"][0]["rows"], &report["modules"][0]["cols"]), (&json!(96), &Value::Null));
+
+    let words = format!("convert --adapter {adapter} --to lora --out {}", place.at("lora"));
+    run(&words, &[]).expect_error(1, &["transformer.h.0.attn.c_attn", "IA3", "not a product of two factors"]);
+    assert!(!place.exists("lora"));
+}
+
 #[test]
 fn merge_carries_the_tokenizer_along_and_unties_what_it_must() {
     let place = Workplace::new();

@@ -8,6 +8,8 @@ mod bad_fit;
 mod bad_output;
 mod combine;
 mod commands;
+mod conversion;
+mod exports;
 mod interruption;
 mod support;
 mod usage;

@@ -22,6 +22,13 @@ fn clap_errors_have_exit_code_2() {
         "generate --prompt x --top-p 0",
         "generate --prompt x --temperature -0.5",
         "convert --adapter a --to ia3 --out b",
+        "convert --adapter a --to lora --out b --rank 0",
+        "convert --adapter a --to lora --out b --rank -1",
+        "convert --adapter a --to lora --out b --rank 0.5",
+        "convert --adapter a --to lora --out b --threshold 0",
+        "convert --adapter a --to lora --out b --threshold 1.5",
+        "convert --adapter a --to lora --out b --threshold nan",
+        "convert --adapter a --to lora --out b --threshold 0.9 --rank 2",
     ] {
         let outcome = run(words, &[]);
         assert_eq!(outcome.code, Some(2), "{words}: {outcome:?}");
@@ -46,7 +53,8 @@ fn mistakes_in_settings_name_the_field_and_the_choices() {
         ("--method tinylora --set target_modules=(", &["--set target_modules=", "bad pattern `(`"]),
         ("--method tinylora --set r", &["--set r: expected KEY=VALUE"]),
         ("--method tinylora --set peft_type=LORA", &["--set peft_type", "no such field"]),
-        ("--method ia3", &["--method ia3", "lora, tinylora"]),
+        ("--method ia3 --set layers_to_transform=1", &["no such field", "feedforward_modules", "init_ia3_weights"]),
+        ("--method breeze", &["--method breeze", "ia3, lora, tinylora"]),
         ("", &["--method", "--config"]),
     ] {
         run(&format!("init --base {base} {method} --out {out}"), &[]).expect_error(2, says);
@@ -67,7 +75,7 @@ fn errors_are_json_objects_where_json_is_asked_for() {
     let base = fixture("base_llama");
     for (words, code, says) in [
         (format!("eval --base {base} --data {} --json", place.at("none.jsonl")), 1, "none.jsonl"),
-        (format!("--json init --base {base} --method ia3 --out {}", place.at("x")), 2, "ia3"),
+        (format!("--json init --base {base} --method breeze --out {}", place.at("x")), 2, "breeze"),
     ] {
         let outcome = run(&words, &[]);
         assert_eq!(outcome.code, Some(code));

@@ -35,6 +35,10 @@ pub struct DetachedSite {
     pub path: String,
     /// What the module must be, as far as names and shapes tell.
     pub spec: HostSpec,
+    /// The weight that the layer's delta is added to; absent when the adapter was opened without its base model.
+    pub base: BaseWeight,
+    /// The bias beside that weight; `None` also when the adapter was opened without its base model.
+    pub bias: Option<Tensor>,
     /// The adapter's layer.
     pub layer: Arc<dyn AdapterLayer>,
 }
@@ -119,7 +123,8 @@ impl DetachedAdapter {
         }
         let params = params.finish()?;
         let sites = sites.into_iter().zip(layers);
-        let sites = sites.map(|(site, layer)| DetachedSite { path: site.path, spec: site.spec, layer }).collect();
+        let detach = |(Site { path, spec, base }, layer)| DetachedSite { path, spec, base, bias: None, layer };
+        let sites = sites.map(detach).collect();
         Ok(Self { config, sites, params, carried })
     }
 }

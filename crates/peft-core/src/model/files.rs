@@ -4,7 +4,8 @@ use super::PeftModel;
 use crate::checkpoint::{
     DEFAULT_ADAPTER, DetachedAdapter, DetachedSite, WHOLE_MODULE_NAMES, read_adapter, write_adapter,
 };
-use crate::{Adaptable, Adapter, ParamKey, Registry, Result};
+use crate::{Adaptable, Adapter, BaseWeight, Host, ParamKey, Registry, Result};
+use candle_core::Tensor;
 use std::path::Path;
 
 impl<M: Adaptable> PeftModel<M> {
@@ -45,7 +46,8 @@ impl<M: Adaptable> PeftModel<M> {
 
     /// One adapter as if it had been opened without the model, to convert it or to patch other models with it.
     ///
-    /// What it says of modules and their order is the model's word. It shares the parameters: it changes as they are trained.
+    /// What it says of modules, their order and their weights is the model's word. It shares the parameters: it changes as they are
+    /// trained.
     ///
     /// # Errors
     /// When the name is unknown.
@@ -54,7 +56,8 @@ impl<M: Adaptable> PeftModel<M> {
         let mut sites = vec![];
         self.look(|path, host| {
             if let Some(layer) = host.slots().layer(name) {
-                sites.push(DetachedSite { path: path.to_owned(), spec: host.spec(), layer: layer.clone() });
+                let (base, bias) = own_base(host, name);
+                sites.push(DetachedSite { path: path.to_owned(), spec: host.spec(), base, bias, layer: layer.clone() });
             }
             Ok(())
         })?;
@@ -64,4 +67,15 @@ impl<M: Adaptable> PeftModel<M> {
         let carried = carried.map(|(key, tensor)| (key.to_string(), tensor.clone())).collect();
         Ok(DetachedAdapter { config: adapter.config.clone(), sites, params: adapter.params.clone(), carried })
     }
+}
+
+/// Weight and bias that one adapter alone finds at a host: what it brought along, or what was there before anything was merged.
+fn own_base(host: &dyn Host, adapter: &str) -> (BaseWeight, Option<Tensor>) {
+    let slots = host.slots();
+    let (base, bias) = match slots.merged() {
+        Some(merged) => (&merged.base, merged.bias.as_ref()),
+        None => (host.base(), host.bias()),
+    };
+    let (weight, replaced_bias) = slots.replaced_by(adapter);
+    (weight.map_or_else(|| base.clone(), |weight| base.with_stored(weight)), replaced_bias.or_else(|| bias.cloned()))
 }

@@ -1,9 +1,9 @@
-//! The modules PEFT adapts when a config names none, by `model_type`.
+//! The modules that PEFT's LoRA adapts when a config names none, by `model_type`.
 
 use super::ModuleNames;
 
-/// PEFT's usual targets of an architecture (the same for LoRA and TinyLoRA).
-pub(super) fn default_targets(model_type: &str) -> Option<ModuleNames> {
+/// The usual targets of an architecture: LoRA's and TinyLoRA's, and those of methods that have no table of their own.
+pub(crate) fn lora_targets(model_type: &str) -> Option<ModuleNames> {
     let names: &[&str] = match model_type {
         "llama" | "llama4" | "qwen2" | "qwen3" | "mistral" | "mixtral" | "stablelm" | "gemma" | "gemma2"
         | "gemma3_text" | "opt" | "gptj" | "gpt_neo" | "bart" => &["q_proj", "v_proj"],

@@ -4,11 +4,12 @@ mod defaults;
 mod matcher;
 mod resolve;
 
+pub(crate) use defaults::lora_targets;
 pub use matcher::Matcher;
 pub(crate) use matcher::saves;
 pub(crate) use resolve::{nearest, resolve};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 
 /// `target_modules` (and `exclude_modules`) of a config.
@@ -87,6 +88,22 @@ impl TargetSpec {
     /// Targets by name, all else at its default.
     pub fn new(target_modules: ModuleNames) -> Self {
         Self { target_modules: Some(target_modules), ..Self::default() }
+    }
+
+    /// Serializes all fields, also an `exclude_modules` that is not set: for methods whose config has that field in PEFT, as
+    /// `#[serde(flatten, serialize_with = "TargetSpec::serialize_with_exclude_modules")]`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize_with_exclude_modules<S: Serializer>(targets: &Self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct All<'a> {
+            exclude_modules: &'a Option<ModuleNames>,
+            #[serde(flatten)]
+            rest: &'a TargetSpec,
+        }
+        let rest = &Self { exclude_modules: None, ..targets.clone() };
+        All { exclude_modules: &targets.exclude_modules, rest }.serialize(serializer)
     }
 
     /// Whether a layer filter is set; an empty list sets none.

@@ -1,9 +1,8 @@
 //! From what a config says to what it means on one model.
 
-use super::defaults::default_targets;
 use super::matcher::is_suffix;
 use super::{Matcher, ModuleNames, TargetSpec};
-use crate::{Error, HostSpec, Result};
+use crate::{BoxedMethod, Error, HostSpec, Result};
 use std::collections::BTreeSet;
 
 /// From this many names on, PEFT writes suffixes instead of full names.
@@ -12,10 +11,14 @@ const CONDENSE_FROM: usize = 20;
 /// Replaces "the usual ones" and `all-linear` by names of modules of this model, in as few suffixes as tell targets from the rest.
 ///
 /// The result is what a checkpoint's config says.
-pub(crate) fn resolve(spec: &TargetSpec, model_type: Option<&str>, hosts: &[(String, HostSpec)]) -> Result<TargetSpec> {
-    let mut resolved = spec.clone();
+pub(crate) fn resolve(
+    method: &BoxedMethod,
+    model_type: Option<&str>,
+    hosts: &[(String, HostSpec)],
+) -> Result<TargetSpec> {
+    let mut resolved = method.targets().clone();
     if resolved.target_modules.is_none() {
-        let usual = model_type.and_then(default_targets).ok_or_else(|| {
+        let usual = model_type.and_then(|t| method.default_targets(t)).ok_or_else(|| {
             let model = model_type.map_or("this model".to_owned(), |t| format!("model type `{t}`"));
             Error::config(format!("`target_modules` must be set: {model} has no usual targets"))
         })?;

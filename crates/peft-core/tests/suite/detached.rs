@@ -1,13 +1,14 @@
 //! Adapters opened without their base model.
 
 use crate::methods::{Bottleneck, Scale, Stubborn, registry};
-use crate::support::{Tensors, bits, named, pattern, saved, with_adapter, with_bottleneck};
+use crate::support::{Tensors, at, bits, named, pattern, saved, tiny, weight, with_adapter, with_bottleneck};
 use candle_core::{DType, Device, Tensor};
 use peft_core::checkpoint::DetachedAdapter;
 use peft_core::{AdapterConfig, HostKind, HostRole, PeftModel, TargetSpec, WeightLayout};
 use peft_testkit::skeleton::Skeleton;
+use peft_testkit::tiny::TinyModel;
 
-fn open(model: &PeftModel<peft_testkit::tiny::TinyModel>) -> DetachedAdapter {
+fn open(model: &PeftModel<TinyModel>) -> DetachedAdapter {
     let folder = tempfile::tempdir().unwrap();
     model.save_adapter("default", folder.path()).unwrap();
     DetachedAdapter::open(folder.path(), &registry()).unwrap()
@@ -78,6 +79,44 @@ fn whole_modules_are_carried() {
     }
     assert_eq!(detached.carried.len(), 1 + 2 + 2 + 4);
     assert_eq!(detached.sites.len(), 3);
+}
+
+#[test]
+fn the_weight_is_known_where_there_is_a_model() {
+    let mut model = with_bottleneck(named(&["embed_tokens", "up_proj"]));
+    assert!(open(&model).sites.iter().all(|site| site.base.stored().is_err() && site.bias.is_none()));
+    let expect = |model: &PeftModel<TinyModel>| {
+        for site in model.detached("default").unwrap().sites {
+            assert_eq!(bits(site.base.stored().unwrap()), bits(&weight(&tiny(), &site.path)), "{}", site.path);
+            let bias = at(tiny().base(), &site.path, |host| host.bias().map(bits));
+            assert_eq!(site.bias.as_ref().map(bits), bias, "{}", site.path);
+        }
+    };
+    expect(&model);
+    // It is the one from before the merge that a delta belongs to.
+    model.merge().unwrap();
+    expect(&model);
+}
+
+#[test]
+fn the_weight_and_the_bias_are_those_that_the_adapter_brought() {
+    let trained =
+        with_adapter(Bottleneck { bias: "targets".into(), ..Bottleneck::on(named(&["embed_tokens", "up_proj"])) });
+    let mut tensors = saved(&trained, "default");
+    let key = "base_model.model.model.embed_tokens.base_layer.weight";
+    let brought = (&tensors[key] + 0.25).unwrap();
+    tensors.insert(key.into(), brought.clone());
+    let mut model = tiny();
+    model.add_from_source("x", trained.adapter("default").unwrap().config.clone(), &tensors).unwrap();
+    // Whether it is active or not.
+    model.disable().unwrap();
+    let sites = model.detached("x").unwrap().sites;
+    assert_eq!(bits(sites[0].base.stored().unwrap()), bits(&brought));
+    for site in &sites[1..] {
+        let key = format!("base_model.model.{}.base_layer.bias", site.path);
+        assert_eq!(bits(site.bias.as_ref().unwrap()), bits(&tensors[&key]));
+        assert_eq!(bits(site.base.stored().unwrap()), bits(&weight(&tiny(), &site.path)));
+    }
 }
 
 fn tensors(paths: &[&str]) -> Tensors {

@@ -1,9 +1,9 @@
 //! The config of a combined adapter.
 
 use super::source::Source;
-use crate::config::{LoraConfig, LoraInit};
+use crate::config::LoraConfig;
+use crate::init::LoraInit;
 use peft_core::{AdapterConfig, ModuleNames, PEFT_VERSION, TargetSpec};
-use std::collections::BTreeMap;
 
 /// The first adapter's config with the rank, a scaling of 1, and the targets of all.
 pub(super) fn combined<'a>(
@@ -14,7 +14,8 @@ pub(super) fn combined<'a>(
 ) -> AdapterConfig {
     let mut lora: LoraConfig = first.config.clone();
     (lora.r, lora.lora_alpha, lora.use_rslora) = (rank, rank as f64, false);
-    (lora.rank_pattern, lora.alpha_pattern) = (BTreeMap::new(), BTreeMap::new());
+    lora.rank_pattern.clear();
+    lora.alpha_pattern.clear();
     // How factors begin says nothing about these, and some ways to begin change the base model when a file is read.
     lora.init_lora_weights = LoraInit::Identity;
     lora.fan_in_fan_out = sources.iter().any(|source| source.config.fan_in_fan_out);

@@ -4,13 +4,13 @@ mod config;
 mod factors;
 mod source;
 
-use crate::convert::ConvertedLora;
-use candle_core::Tensor;
-use factors::{Combined, Term};
+use crate::convert::{ConvertedLora, ConvertedModule, Factors};
+use factors::Term;
+use indexmap::IndexMap;
 use peft_core::checkpoint::DetachedAdapter;
 use peft_core::{Adaptable, Adapter, Error, ParamKey, PeftModel, Result};
+use rayon::prelude::*;
 use source::Source;
-use std::collections::BTreeMap;
 
 /// How the factors of several adapters become those of one.
 ///
@@ -57,7 +57,8 @@ impl<'a> WeightedAdapter<'a> {
 /// Combines LoRA adapters of one base model into a new LoRA checkpoint, without the base model.
 ///
 /// At a module that only some of them adapt, those are combined. Every module gets the same rank, which is `lora_alpha` too; where less
-/// is needed, zeros fill the rest. The other fields of the config are those of the first adapter.
+/// is needed, zeros fill the rest. The other fields of the config are those of the first adapter. The errors of
+/// [`ConvertedLora::modules`] say how far each module is from the sum of the deltas.
 ///
 /// PEFT 0.21.2 computes the same, except that its result is wrong or cannot be loaded when the first adapter uses rsLoRA (it scales by
 /// `sqrt(r)` again), when ranks of a pattern are summed, or when the rank of an SVD is beyond a side of a weight; and it combines a single
@@ -73,23 +74,25 @@ pub fn combine(adapters: &[WeightedAdapter<'_>], combination: Combination) -> Re
     let Some(first) = sources.first() else {
         return Err(Error::Combination("there are none; name at least one".to_owned()));
     };
-    let rank = combination.rank(&sources)?;
-    let mut modules: BTreeMap<&str, Vec<Term<'_>>> = BTreeMap::new();
-    for source in &sources {
-        for site in &source.adapter.sites {
-            let term = Term::new(source, site).map_err(|e| e.at(&site.path))?;
-            modules.entry(&site.path).or_default().push(term);
-        }
+    let rank = combination.rank(sources.iter().map(|source| source.rank).collect())?;
+    let mut modules: IndexMap<&str, Vec<&Term<'_>>> = IndexMap::new();
+    for term in sources.iter().flat_map(|source| &source.terms) {
+        modules.entry(term.path).or_default().push(term);
     }
-    let mut tensors: BTreeMap<String, Tensor> = source::base_weights(&sources)?;
-    for (path, terms) in &modules {
-        let Combined { a, b } = combination.of(terms, rank).map_err(|e| e.at(*path))?;
-        let names = terms[0].names;
-        for (name, tensor) in [(names.a, a), (names.b, b)] {
-            tensors.insert(ParamKey::site(path, name).to_string(), tensor);
-        }
+    // Gathered before errors are looked at, so that the first module at fault is the one that is named.
+    let work: Vec<(&str, &[&Term<'_>])> = modules.iter().map(|(path, terms)| (*path, terms.as_slice())).collect();
+    let combine = |(path, terms): &(&str, &[&Term<'_>])| combination.of(terms, rank).map_err(|e| e.at(*path));
+    let combined: Vec<Result<Factors>> = work.par_iter().map(combine).collect();
+
+    let (mut tensors, mut made) = (source::base_weights(&sources)?, vec![]);
+    for ((path, terms), factors) in work.into_iter().zip(combined) {
+        let (Factors { a, b, error }, names) = (factors?, terms[0].names);
+        tensors.insert(ParamKey::site(path, names.a).to_string(), a);
+        tensors.insert(ParamKey::site(path, names.b).to_string(), b);
+        made.push(ConvertedModule { path: path.to_owned(), rank, error });
     }
-    Ok(ConvertedLora { config: config::combined(first, &sources, rank, modules.keys().copied()), tensors })
+    let config = config::combined(first, &sources, rank, modules.keys().copied());
+    Ok(ConvertedLora { config, tensors, modules: made })
 }
 
 /// Combines attached LoRA adapters into a new one under a name of its own.
@@ -130,6 +133,6 @@ pub fn add_weighted_adapter<'m, M: Adaptable>(
     let detached = adapters.iter().map(|(name, _)| model.detached(name)).collect::<Result<Vec<_>>>()?;
     let weighted: Vec<WeightedAdapter<'_>> =
         adapters.iter().zip(&detached).map(|((name, weight), one)| WeightedAdapter::new(name, one, *weight)).collect();
-    let ConvertedLora { config, tensors } = combine(&weighted, combination)?;
+    let ConvertedLora { config, tensors, .. } = combine(&weighted, combination)?;
     model.add_from_source(name, config, &tensors)
 }

@@ -1,9 +1,10 @@
 //! What can be combined: plain LoRA adapters.
 
 use super::WeightedAdapter;
+use super::factors::Term;
 use crate::config::LoraConfig;
 use candle_core::{DType, Tensor};
-use peft_core::checkpoint::DetachedAdapter;
+use peft_core::checkpoint::{DetachedAdapter, DetachedSite};
 use peft_core::{AdapterMethod, BiasMode, Error, Result};
 use std::collections::BTreeMap;
 
@@ -15,7 +16,11 @@ pub(super) struct Source<'a> {
     pub(super) name: &'a str,
     pub(super) adapter: &'a DetachedAdapter,
     pub(super) config: &'a LoraConfig,
-    pub(super) weight: f64,
+    /// The largest rank of a module, by the config or by its factors. PiSSA and OLoRA have twice as many as the config says, because what
+    /// they began as counts too.
+    pub(super) rank: usize,
+    /// Its parts at each module.
+    pub(super) terms: Vec<Term<'a>>,
 }
 
 impl<'a> Source<'a> {
@@ -36,12 +41,11 @@ impl<'a> Source<'a> {
         if let Some(whole) = whole {
             return refuse(format!("brings a module saved as a whole, `{whole}`"));
         }
-        Ok(Self { name, adapter, config, weight })
-    }
-
-    /// The largest rank that the config gives a module.
-    pub(super) fn rank(&self) -> usize {
-        self.config.rank_pattern.values().copied().fold(self.config.r, usize::max)
+        let term = |site: &'a DetachedSite| Term::new(name, weight, site).map_err(|e| e.at(&site.path));
+        let terms = adapter.sites.iter().map(term).collect::<Result<Vec<_>>>()?;
+        let ranks = terms.iter().map(Term::rank).collect::<Result<Vec<_>>>()?;
+        let rank = config.rank_pattern.values().copied().chain(ranks).fold(config.r, usize::max);
+        Ok(Self { name, adapter, config, rank, terms })
     }
 }
 

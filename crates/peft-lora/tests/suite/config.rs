@@ -1,7 +1,8 @@
 //! What a LoRA config may say.
 
-use peft_core::Registry;
+use peft_core::{ParamKey, PeftModel, Registry};
 use peft_lora::{LoraConfig, LoraInit};
+use peft_testkit::tiny::TinySpec;
 
 fn parse(fields: &str) -> peft_core::Result<LoraConfig> {
     let mut registry = Registry::new();
@@ -21,11 +22,11 @@ fn defaults_are_those_of_peft() {
 #[test]
 fn an_option_that_is_not_supported_is_an_error_when_it_is_set() {
     for (fields, name) in [
-        (r#", "use_dora": true"#, "use_dora"),
-        (r#", "lora_bias": true"#, "lora_bias"),
+        (r#", "use_qalora": true"#, "use_qalora"),
         (r#", "loftq_config": {"loftq_bits": 4}"#, "loftq_config"),
         (r#", "layer_replication": [[0, 2]]"#, "layer_replication"),
-        (r#", "init_lora_weights": "pissa""#, "init_lora_weights"),
+        (r#", "init_lora_weights": "eva""#, "init_lora_weights"),
+        (r#", "init_lora_weights": "pissa_niter_16""#, "init_lora_weights"),
         (r#", "target_parameters": ["experts"]"#, "target_parameters"),
     ] {
         let error = parse(fields).unwrap_err().to_string();
@@ -49,4 +50,43 @@ fn values_out_of_range_name_their_field() {
         let error = parse(fields).unwrap_err().to_string();
         assert!(error.contains(name), "{fields}: {error}");
     }
+}
+
+#[test]
+fn the_first_pattern_of_the_file_that_fits_counts() {
+    let overlapping = |patterns: &str| {
+        let config = parse(&format!(r#", "r": 8, "rank_pattern": {patterns}, "target_modules": ["up_proj"]"#)).unwrap();
+        let again = serde_json::to_string(&config.rank_pattern).unwrap();
+        assert_eq!(again, patterns, "written in the order of the file");
+        let mut model = PeftModel::new(TinySpec::default().build().unwrap());
+        model.add_adapter("default", config).unwrap();
+        let key = ParamKey::site("model.layers.0.mlp.up_proj", "lora_A.weight");
+        model.adapter("default").unwrap().params.tensor(&key).unwrap().dims()[0]
+    };
+    assert_eq!(overlapping(r#"{"up_proj":1,"layers.0.mlp.up_proj":2}"#), 1);
+    assert_eq!(overlapping(r#"{"layers.0.mlp.up_proj":2,"up_proj":1}"#), 2);
+}
+
+#[test]
+fn a_pattern_that_fits_nothing_is_refused_for_a_fresh_adapter() {
+    for field in ["rank_pattern", "alpha_pattern"] {
+        let config = parse(&format!(r#", "{field}": {{"up_porj": 4}}, "target_modules": ["up_proj"]"#)).unwrap();
+        let mut model = PeftModel::new(TinySpec::default().build().unwrap());
+        let error = model.add_adapter("default", config).unwrap_err().to_string();
+        assert!(error.contains(field) && error.contains("`up_porj`") && error.contains("up_proj"), "{error}");
+    }
+}
+
+#[test]
+fn what_begins_as_a_part_of_the_weight_must_fit_into_it() {
+    let add = |fields: &str| {
+        let mut model = PeftModel::new(TinySpec::default().build().unwrap());
+        model.add_adapter("default", parse(fields).unwrap()).unwrap_err().to_string()
+    };
+    let error = add(r#", "init_lora_weights": "pissa", "target_modules": ["embed_tokens"]"#);
+    assert!(error.contains("embedding") && error.contains("model.embed_tokens"), "{error}");
+    let error = add(r#", "init_lora_weights": "olora", "r": 7, "target_modules": ["up_proj"]"#);
+    assert!(error.contains("`r` is 7") && error.contains("8 x 6"), "{error}");
+    let error = add(r#", "lora_bias": true, "target_modules": ["embed_tokens"]"#);
+    assert!(error.contains("`lora_bias`") && error.contains("model.embed_tokens"), "{error}");
 }

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod config;
+mod conversion;
+mod dora;
 mod init;
+mod laws;
 mod layer;
 mod weighted;

@@ -3,7 +3,9 @@
 use candle_core::{DType, Tensor};
 use peft_core::linalg::truncated_svd;
 use peft_core::{Error, HostKind, ModuleNames, OneOrMany, PeftModel, Result, TargetSpec};
-use peft_lora::{Combination, LoraBias, LoraConfig, WeightedAdapter, add_weighted_adapter, combine};
+use peft_lora::{
+    Combination, ConvertedLora, LoraBias, LoraConfig, LoraInit, WeightedAdapter, add_weighted_adapter, combine,
+};
 use peft_testkit::assert::{assert_relatively_close, assert_same, largest};
 use peft_testkit::strategy;
 use peft_testkit::tiny::{TinyModel, TinySpec, noise};
@@ -39,6 +41,13 @@ fn tiny(configs: &[LoraConfig]) -> PeftModel<TinyModel> {
 
 fn paths(model: &PeftModel<TinyModel>, adapter: &str) -> BTreeSet<String> {
     model.adapter(adapter).unwrap().sites.iter().map(|(path, _)| path.clone()).collect()
+}
+
+/// Combines the first adapters without adding the result.
+fn combined(model: &PeftModel<TinyModel>, weights: &[f64], by: Combination) -> ConvertedLora {
+    let detached: Vec<_> = (0..weights.len()).map(|i| model.detached(&i.to_string()).unwrap()).collect();
+    let weighted: Vec<_> = detached.iter().zip(weights).map(|(one, w)| WeightedAdapter::new("one", one, *w)).collect();
+    combine(&weighted, by).unwrap()
 }
 
 fn add<'m>(model: &'m mut PeftModel<TinyModel>, weights: &[f64], by: Combination) -> Result<&'m peft_core::Adapter> {
@@ -78,8 +87,10 @@ fn adapters() -> impl Strategy<Value = Vec<(LoraConfig, f64)>> {
         config.lora_alpha = alpha;
         config.use_rslora = rslora;
         if patterned {
-            config.rank_pattern.insert("up_proj".into(), pattern);
-            config.alpha_pattern.insert("0.mlp.down_proj".into(), 2.5);
+            // Some of the targets, whichever they are.
+            let some = r".*layers\.0\..*|lm_head|embed_tokens";
+            config.rank_pattern.insert(some.into(), pattern);
+            config.alpha_pattern.insert(some.into(), 2.5);
         }
         (config, weight)
     });
@@ -95,6 +106,9 @@ proptest! {
         let (configs, weights): (Vec<_>, Vec<_>) = drawn.into_iter().unzip();
         let mut model = model(&spec, &configs);
         let expected = sums(&model, &weights);
+        let modules = combined(&model, &weights, Combination::Cat).modules;
+        prop_assert!(modules.iter().all(|module| module.error == 0.0), "{modules:?}");
+        prop_assert_eq!(modules.len(), expected.len());
         add(&mut model, &weights, Combination::Cat).unwrap();
         prop_assert_eq!(paths(&model, "new"), expected.keys().cloned().collect::<BTreeSet<_>>());
         // Each side sums products of factors in f32 in its own order; deltas that cancel leave the rounding of the summands.
@@ -114,6 +128,7 @@ proptest! {
         let (configs, weights): (Vec<_>, Vec<_>) = drawn.into_iter().unzip();
         let mut model = model(&spec, &configs);
         let expected = sums(&model, &weights);
+        let modules = combined(&model, &weights, Combination::Svd { rank, clamp: None }).modules;
         let config = add(&mut model, &weights, Combination::Svd { rank, clamp: None }).unwrap().config.clone();
         let r = config.method.downcast_ref::<LoraConfig>().unwrap().r;
         let largest_rank = |c: &LoraConfig| c.rank_pattern.values().copied().chain([c.r]).max();
@@ -125,6 +140,9 @@ proptest! {
             let (found, best) = (norm(&(sum - delta).unwrap()), norm(&(sum - dense).unwrap()));
             // Both are decomposed in f32.
             prop_assert!(found <= best + 2e-6 * norm(sum), "{path}: {found:e} is further than {best:e}");
+            let module = modules.iter().find(|module| module.path == *path).unwrap();
+            prop_assert_eq!(module.rank, r);
+            prop_assert!((module.error * norm(sum) - found).abs() <= 2e-6 * norm(sum), "{module:?}: it is {found:e}");
         }
     }
 }
@@ -157,6 +175,47 @@ fn a_single_adapter_is_multiplied_by_its_weight() {
             for (path, want) in &expected {
                 assert_relatively_close(path, &model.delta_weight("new", path).unwrap(), want, 2e-6);
             }
+        }
+    }
+}
+
+/// How rough `linear` and clamping are is measured.
+#[test]
+fn errors_are_distances_from_the_sum_of_the_deltas() {
+    let configs = [lora(3, &["up_proj", "embed_tokens"]), lora(3, &["up_proj", "down_proj"])];
+    let clamp = |quantile| Combination::Svd { rank: Some(6), clamp: Some(quantile) };
+    for (by, at_least) in [(Combination::Linear, 0.1), (clamp(0.9), 0.01), (clamp(1.0), 0.0)] {
+        let mut model = tiny(&configs);
+        let weights = [0.7, -0.4];
+        let sums = sums(&model, &weights);
+        let modules = combined(&model, &weights, by).modules;
+        assert_eq!(modules.len(), 5);
+        add(&mut model, &weights, by).unwrap();
+        for module in &modules {
+            let sum = &sums[&module.path];
+            let delta = model.delta_weight("new", &module.path).unwrap().to_dtype(DType::F64).unwrap();
+            let off = norm(&(sum - delta).unwrap()) / norm(sum);
+            assert!((module.error - off).abs() < 1e-6, "{module:?}: it is {off}");
+        }
+        let largest = modules.iter().map(|module| module.error).fold(0.0, f64::max);
+        assert!(largest >= at_least, "{by:?}: {largest}");
+    }
+}
+
+/// What PiSSA's factors began as is no longer in the weight of PEFT's model; here it is a part of the delta, and so of the sum.
+#[test]
+fn factors_that_began_as_a_part_of_the_weight_are_combined_with_it() {
+    let mut pissa = lora(2, &["up_proj", "down_proj"]);
+    pissa.init_lora_weights = LoraInit::Pissa;
+    pissa.lora_alpha = 3.0;
+    for (by, rank) in [(Combination::Cat, 7), (Combination::Svd { rank: Some(8), clamp: None }, 8)] {
+        let mut model = tiny(&[pissa.clone(), lora(3, &["up_proj"])]);
+        let expected = sums(&model, &[0.5, 2.0]);
+        let config = add(&mut model, &[0.5, 2.0], by).unwrap().config.clone();
+        let config = config.method.downcast_ref::<LoraConfig>().unwrap();
+        assert_eq!((config.r, config.init_lora_weights), (rank, LoraInit::Identity));
+        for (path, sum) in &expected {
+            assert_relatively_close(path, &model.delta_weight("new", path).unwrap(), sum, 2e-6);
         }
     }
 }
@@ -216,7 +275,7 @@ fn targets_are_united_as_long_as_the_union_selects_the_same_modules() {
         // PEFT loses what only the second adapts.
         (layer(0, &["up_proj"]), layer(1, &["down_proj"]), ModuleNames::list([&up[0], &down[1]])),
         // PEFT refuses these.
-        (on(&["up_proj"]), pattern("lm_head"), ModuleNames::list(["lm_head", &up[0], &up[1]])),
+        (on(&["up_proj"]), pattern("lm_head"), ModuleNames::list([&up[0], &up[1], "lm_head"])),
     ] {
         let mut model = tiny(&[LoraConfig::with_rank(2, first), LoraConfig::with_rank(2, second)]);
         let union: BTreeSet<String> = paths(&model, "0").union(&paths(&model, "1")).cloned().collect();
@@ -271,6 +330,10 @@ fn what_cannot_be_combined_is_refused() {
     };
     let mut saving = plain.clone();
     saving.targets.modules_to_save = Some(vec!["lm_head".into()]);
+    let mut dora = plain.clone();
+    dora.use_dora = true;
+    let mut lora_bias = plain.clone();
+    lora_bias.lora_bias = true;
     let mut patterned = lora(1, &["up_proj", "down_proj"]);
     patterned.rank_pattern.insert("down_proj".into(), 2);
     for (configs, weights, by, says) in [

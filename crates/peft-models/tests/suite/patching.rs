@@ -9,6 +9,7 @@ use peft_core::{
     Adaptable, AdapterConfig, AdapterLayer, AdapterMethod, HostSpec, HostView, Mode, ModuleNames, Param, ParamBuilder,
     ParamKey, PeftModel, Registry, Result, Site, SiteShapes, TargetSpec, Walk,
 };
+use peft_ia3::Ia3Config;
 use peft_models::{
     CausalLanguageModel, CausalLm, ForwardOptions, Gpt2, Gpt2Config, ModelFiles, PatchedWeights, load_model,
 };
@@ -103,7 +104,7 @@ fn outer(modules: &[(&str, usize, usize)], carried: &[(&str, Tensor)]) -> (Detac
 
 fn open(case: &str) -> DetachedAdapter {
     let mut registry = Registry::new();
-    registry.register::<TinyLoraConfig>().unwrap();
+    registry.register::<TinyLoraConfig>().unwrap().register::<Ia3Config>().unwrap();
     DetachedAdapter::open(fixture(case), &registry).unwrap()
 }
 
@@ -146,6 +147,9 @@ fn candles_llama_computes_pefts_logits() {
         "tinylora_embedding",
         "tinylora_modules_to_save",
         "tinylora_odd_groups",
+        "ia3_default",
+        "ia3_modules_to_save",
+        "ia3_head",
     ] {
         let golden = expected(case);
         let model = patched_llama(&files, open(case), false).unwrap();
@@ -158,7 +162,7 @@ fn candles_llama_computes_pefts_logits() {
 fn conv1d_weights_and_trained_biases_are_patched() {
     let files = ModelFiles::open(fixture("base_gpt2")).unwrap();
     let text = serde_json::to_string(files.config()).unwrap();
-    for case in ["gpt2_conv1d", "gpt2_conv1d_bias_all"] {
+    for case in ["gpt2_conv1d", "gpt2_conv1d_bias_all", "ia3_gpt2"] {
         let golden = expected(case);
         let weights = PatchedWeights::new(files.var_builder(DType::F32, &Device::Cpu), [open(case)]).unwrap();
         let model = weights.load(|vb| Ok(Gpt2::new(Gpt2Config::from_json(&text)?, vb)?)).unwrap();

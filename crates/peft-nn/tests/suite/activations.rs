@@ -1,5 +1,5 @@
 use candle_core::{DType, Tensor, Var};
-use peft_nn::{gelu_new, mul_frozen, swiglu};
+use peft_nn::{div_frozen, gelu_new, mul_frozen, swiglu};
 use proptest::prelude::*;
 
 use crate::support::{assert_close, cases, check_gradients, check_sixteen_bit, elements, error, random};
@@ -68,6 +68,18 @@ fn multiplication_by_constants() {
     check_gradients(&[random((4, 3), 1)], |v| mul_frozen(&v[0].t()?, &tracked));
     check_sixteen_bit(&[random((3, 4), 1)], |v| mul_frozen(&v[0], &factors.to_dtype(v[0].dtype())?));
     assert!(!mul_frozen(&factors, &factors).unwrap().track_op());
+}
+
+#[test]
+fn division_by_constants() {
+    let divisors = (random((3, 4), 2).sqr().unwrap() + 0.5).unwrap();
+    let tracked = Var::from_tensor(&divisors).unwrap();
+    check_gradients(&[random((3, 4), 1)], |v| div_frozen(&v[0], &divisors));
+    check_gradients(&[random((4, 3), 1)], |v| div_frozen(&v[0].t()?, &tracked));
+    check_sixteen_bit(&[random((3, 4), 1)], |v| div_frozen(&v[0], &divisors.to_dtype(v[0].dtype())?));
+    let equal = div_frozen(&divisors, &divisors).unwrap();
+    assert!(!equal.track_op() && elements(&equal).iter().all(|ratio| *ratio == 1.0));
+    assert!(error(div_frozen(&divisors, &random(3, 1))).contains("divisors tensor has shape [3], expected [3, 4]"));
 }
 
 #[test]

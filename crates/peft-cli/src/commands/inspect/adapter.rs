@@ -36,8 +36,9 @@ pub(in crate::commands) struct AdapterReport {
 struct Module {
     path: String,
     kind: String,
-    rows: usize,
-    cols: usize,
+    /// The sides of the weight, where the adapter's tensors tell them.
+    rows: Option<usize>,
+    cols: Option<usize>,
     group: Option<usize>,
 }
 
@@ -68,8 +69,8 @@ impl AdapterReport {
         let modules = adapter.sites.iter().enumerate().map(|(index, site)| Module {
             path: site.path.clone(),
             kind: site.spec.kind.to_string(),
-            rows: site.spec.rows,
-            cols: site.spec.cols,
+            rows: side(site.spec.rows),
+            cols: side(site.spec.cols),
             group: groups.as_ref().map(|groups| groups.of(index)),
         });
         Ok(Self {
@@ -86,6 +87,11 @@ impl AdapterReport {
             fits: base.map(Path::to_owned),
         })
     }
+}
+
+/// One side of a weight; 0 stands for one that is not known.
+fn side(length: usize) -> Option<usize> {
+    (length > 0).then_some(length)
 }
 
 fn trainable(adapter: &DetachedAdapter) -> usize {
@@ -125,7 +131,8 @@ impl AdapterReport {
         let mut shapes: Vec<(String, usize)> = vec![];
         for Module { path, kind, rows, cols, .. } in &self.modules {
             let name = path.rsplit('.').next().unwrap_or(path);
-            let shape = format!("{name}  {kind} {rows}x{cols}");
+            let side = |length: &Option<usize>| length.map_or("?".to_owned(), |length| length.to_string());
+            let shape = format!("{name}  {kind} {}x{}", side(rows), side(cols));
             match shapes.iter_mut().find(|(known, _)| *known == shape) {
                 Some((_, count)) => *count += 1,
                 None => shapes.push((shape, 1)),

@@ -1,0 +1,104 @@
+//! `convert --to mlx` and `--to gguf`: an adapter in the format of another program.
+
+use super::lora::{Modules, rank};
+use super::{Report, on_base};
+use crate::args::ConvertArgs;
+use crate::destination::{check_distinct, check_writable, check_writable_file};
+use crate::output::{note, usage_error};
+use anyhow::Result;
+use candle_core::Tensor;
+use candle_peft::Registry;
+use candle_peft::core::checkpoint::DetachedAdapter;
+use candle_peft::export::{BaseModel, to_gguf, to_mlx};
+use candle_peft::lora::{Rank, to_lora_with};
+use candle_peft::models::ModelFiles;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What all conversions to a format of another program begin with.
+struct Source {
+    /// The adapter, or the LoRA of the chosen rank that approximates it.
+    adapter: DetachedAdapter,
+    base: BaseModel,
+    from: &'static str,
+    converted: Option<Modules>,
+}
+
+impl Source {
+    /// The weights of the base model are read only when a rank is chosen, or the adapter cannot be opened without them.
+    fn open(args: &ConvertArgs, registry: &Registry) -> Result<Self> {
+        let Some(folder) = &args.base else {
+            return Err(usage_error(
+                "this format needs --base DIR: the base model's config.json tells what its modules are",
+            ));
+        };
+        let base = BaseModel::open(folder)?;
+        let rank = rank(args);
+        let adapter = match DetachedAdapter::open(&args.adapter, registry) {
+            Ok(adapter) if rank == Rank::Exact => adapter,
+            Err(error) if ModelFiles::open(folder).is_err() => return Err(error.into()),
+            _ => on_base(args, folder, registry)?,
+        };
+        let from = adapter.config.method.peft_type();
+        if rank == Rank::Exact {
+            return Ok(Self { adapter, base, from, converted: None });
+        }
+        let lora = to_lora_with(&adapter, rank)?;
+        let adapter = DetachedAdapter::from_source(lora.config, &lora.tensors)?;
+        Ok(Self { adapter, base, from, converted: Some(Modules::new(rank, lora.modules)) })
+    }
+}
+
+pub(super) fn mlx(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
+    check_writable(&args.out)?;
+    check_distinct(&args.out, &args.adapter, "--adapter")?;
+    let source = Source::open(args, registry)?;
+    let mlx = to_mlx(&source.adapter, &source.base)?;
+    mlx.save(&args.out)?;
+    Ok(report(args, source, "MLX", &mlx.tensors, &mlx.assumed_base_weights))
+}
+
+pub(super) fn gguf(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
+    if args.out.extension().is_none_or(|extension| extension != "gguf") {
+        let out = args.out.display();
+        return Err(usage_error(format!("--out {out}: a GGUF adapter is one file, whose name must end in .gguf")));
+    }
+    check_writable_file(&args.out)?;
+    let source = Source::open(args, registry)?;
+    let mut gguf = to_gguf(&source.adapter, &source.base)?;
+    if let Some(name) = folder_name(&args.adapter) {
+        gguf = gguf.with_name(name);
+    }
+    gguf.save(&args.out)?;
+    Ok(report(args, source, "GGUF", &gguf.tensors, &gguf.assumed_base_weights))
+}
+
+/// The name of a folder, also when it was given as `.`.
+fn folder_name(folder: &Path) -> Option<String> {
+    let folder = folder.canonicalize().ok()?;
+    Some(folder.file_name()?.to_string_lossy().into_owned())
+}
+
+fn report(
+    args: &ConvertArgs,
+    source: Source,
+    to: &'static str,
+    tensors: &BTreeMap<String, Tensor>,
+    assumed: &[String],
+) -> Report {
+    for path in assumed {
+        note(format_args!(
+            "{path}: the base weight in the adapter's file was not exported; the server's model must have the same"
+        ));
+    }
+    Report {
+        adapter: args.adapter.clone(),
+        out: args.out.clone(),
+        from: source.from,
+        to,
+        modules: source.adapter.sites.len(),
+        tensors: tensors.len(),
+        parameters: tensors.values().map(Tensor::elem_count).sum(),
+        converted: source.converted,
+    }
+}
