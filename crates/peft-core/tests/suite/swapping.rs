@@ -299,6 +299,10 @@ fn a_conflict_with_an_inactive_adapter_is_none() {
     model.activate(&["a"]).unwrap();
     swap(&mut model, "a", &conflicting).unwrap();
     assert!(matches!(model.activate(&["a", "other"]), Err(Error::ConflictingReplacement { .. })));
+    let mut model = pair();
+    model.activate(&["other"]).unwrap();
+    swap(&mut model, "a", &conflicting).unwrap();
+    assert!(matches!(model.activate(&["a", "other"]), Err(Error::ConflictingReplacement { .. })));
 
     // Switched off, the set is what will be switched on again.
     let mut model = pair();

@@ -80,7 +80,7 @@ fn unequal(ranks: Vec<usize>) -> Error {
 fn one_shape(terms: &[&Term<'_>]) -> Result<()> {
     let shape = |term: &Term<'_>| Ok::<_, Error>((term.b.dim(0)?, term.a.dim(1)?, term.names));
     for pair in terms.windows(2) {
-        let (one, other) = (shape(&pair[0])?, shape(&pair[1])?);
+        let (one, other) = (shape(pair[0])?, shape(pair[1])?);
         if one != other {
             return Err(Error::Combination(format!(
                 "`{}` adapts a weight of {} x {} here, and `{}` one of {} x {}: they belong to different models",
