@@ -6,9 +6,11 @@
 //! |---|---|
 //! | [`core`] | hosts, the `AdapterMethod` trait, the registry, injection, merging, PEFT's checkpoint format |
 //! | [`tinylora`] | TinyLoRA: as few as 13 trained numbers |
-//! | [`lora`] | LoRA, and exact conversion to it |
+//! | [`lora`] | LoRA, and conversion of other adapters to it |
 //! | [`export`] | adapters in the formats of MLX-LM and llama.cpp |
 //! | [`ia3`] | IA3: learned scaling of activations |
+//! | [`lora_xs`] | LoRA-XS: a small trained matrix between frozen singular factors |
+//! | [`vera`] | VeRA: trained vectors around shared random matrices |
 //! | [`models`] | trainable Llama and GPT-2, patching of unmodified candle-transformers models |
 //! | [`train`] | data, loss, optimisers, supervised fine-tuning, evaluation, generation |
 //! | [`nn`] | operators with gradients that candle-nn lacks |
@@ -22,23 +24,26 @@ pub use peft_core::{
 pub use peft_export as export;
 pub use peft_ia3 as ia3;
 pub use peft_lora as lora;
+pub use peft_lora_xs as lora_xs;
 pub use peft_models as models;
 pub use peft_nn as nn;
 pub use peft_tinylora as tinylora;
 pub use peft_train as train;
+pub use peft_vera as vera;
 pub use tiny_llama::TinyLlama;
 
-/// A registry with the methods of this workspace: `TINYLORA`, `LORA` and `IA3`. Add your own with [`Registry::register`].
+/// A registry with the methods of this workspace. Add your own with [`Registry::register`].
 ///
 /// ```
 /// let registry = candle_peft::registry()?;
-/// assert_eq!(registry.methods().collect::<Vec<_>>(), ["IA3", "LORA", "TINYLORA"]);
+/// assert_eq!(registry.methods().collect::<Vec<_>>(), ["IA3", "LORA", "LORA_XS", "TINYLORA", "VERA"]);
 /// # Ok::<(), candle_peft::Error>(())
 /// ```
 pub fn registry() -> Result<Registry> {
     let mut registry = Registry::new();
     registry.register::<peft_tinylora::TinyLoraConfig>()?.register::<peft_lora::LoraConfig>()?;
     registry.register::<peft_ia3::Ia3Config>()?;
+    registry.register::<peft_lora_xs::LoraXsConfig>()?.register::<peft_vera::VeraConfig>()?;
     Ok(registry)
 }
 

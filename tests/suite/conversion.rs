@@ -1,9 +1,11 @@
 //! Adapters as ordinary LoRAs: exact ones, and those that PEFT's `convert_to_lora` makes of the same files.
 
-use crate::fixture::{Case, DECOMPOSED, DORA, LORA, TINYLORA, assert_close, bits};
+use crate::fixture::{Case, DECOMPOSED, DORA, LORA, TINYLORA, VERA, assert_close, bits, difference};
 use candle_core::{Device, Tensor};
 use candle_peft::core::checkpoint::{DetachedAdapter, WEIGHTS_FILE};
 use candle_peft::lora::{LoraConfig, Rank, to_lora, to_lora_with};
+use candle_peft::lora_xs::LoraXsConfig;
+use candle_peft::{ModuleNames, TargetSpec};
 use std::collections::BTreeMap;
 
 #[test]
@@ -141,6 +143,22 @@ fn a_chosen_rank_gives_what_peft_makes_of_the_same_adapter() {
 }
 
 #[test]
+fn a_vera_converts_on_its_base() {
+    let registry = candle_peft::registry().unwrap();
+    for name in VERA {
+        let case = Case::open(name);
+        let error = DetachedAdapter::open(&case.dir, &registry).unwrap_err().to_string();
+        assert!(error.contains("VERA") && error.contains("the base model must be given too"), "{name}: {error}");
+        let lora = to_lora(&case.adapted().detached("default").unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let dir = tempfile::tempdir().unwrap();
+        lora.save(dir.path()).unwrap();
+        let mut model = case.base_model();
+        model.load_adapter("lora", dir.path(), &registry).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_close(name, &case.logits(&model), case.expected("adapted_logits"), case.tolerance());
+    }
+}
+
+#[test]
 fn without_a_rank_nothing_of_the_source_is_lost() {
     let registry = candle_peft::registry().unwrap();
     for name in ["converted_lora", "converted_lora_threshold"] {
@@ -176,5 +194,31 @@ fn embeddings_and_conv1d_are_off_by_what_the_report_says() {
         let adapted = case.logits(&model);
         model.merge().unwrap();
         assert_close(name, &case.logits(&model), &adapted, 1e-5);
+    }
+}
+
+#[test]
+fn a_lora_xs_converts_without_its_base() {
+    let registry = candle_peft::registry().unwrap();
+    let llama = ("lora_default", ["embed_tokens", "q_proj", "down_proj"].as_slice());
+    for (name, targets) in [llama, ("lora_gpt2_conv1d", &["c_attn", "c_fc"])] {
+        let case = Case::open(name);
+        // R of the order of 1 in every module.
+        let config = LoraXsConfig::with_rank(5, TargetSpec::new(ModuleNames::list(targets.iter().copied())));
+        let mut adapted = case.base_model();
+        adapted.add_adapter("default", config.with_init_std(0.3)).unwrap();
+        adapted.eval().unwrap();
+        let logits = case.logits(&adapted);
+        assert!(difference(&logits, case.expected("base_logits")) > 0.1, "{name}: the adapter must do something");
+
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        adapted.save_adapter("default", dirs[0].path()).unwrap();
+        let detached = DetachedAdapter::open(dirs[0].path(), &registry).unwrap();
+        to_lora(&detached).unwrap().save(dirs[1].path()).unwrap();
+        for dir in dirs {
+            let mut model = case.base_model();
+            model.load_adapter("again", dir.path(), &registry).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_close(name, &case.logits(&model), &logits, 1e-5);
+        }
     }
 }

@@ -51,6 +51,10 @@ pub(crate) const DECOMPOSED: [&str; 3] = ["lora_pissa", "lora_pissa_conv1d", "lo
 pub(crate) const IA3: [&str; 6] =
     ["ia3_default", "ia3_gpt2", "ia3_modules_to_save", "ia3_regex", "ia3_head", "ia3_bf16"];
 
+/// The VeRA adapters.
+pub(crate) const VERA: [&str; 6] =
+    ["vera_default", "vera_no_projection", "vera_shapes", "vera_layers_to_transform", "vera_bf16", "vera_gpt2_conv1d"];
+
 /// One case.
 pub(crate) struct Case {
     pub(crate) dir: PathBuf,

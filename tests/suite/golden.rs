@@ -1,6 +1,6 @@
 //! Adapters that PEFT wrote: what it computed with them is computed here.
 
-use crate::fixture::{Case, DECOMPOSED, DORA, IA3, LORA, TINYLORA, assert_close, bits, difference};
+use crate::fixture::{Case, DECOMPOSED, DORA, IA3, LORA, TINYLORA, VERA, assert_close, bits, difference};
 use candle_core::{DType, Device, Tensor};
 use candle_peft::core::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
 use candle_peft::core::{Adaptable, Host, ParamKey, Walk};
@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// The cases of methods of which PEFT tells the deltas.
 fn with_deltas() -> impl Iterator<Item = Case> {
-    TINYLORA.into_iter().chain(LORA).chain(DORA).chain(DECOMPOSED).map(Case::open)
+    TINYLORA.into_iter().chain(LORA).chain(DORA).chain(DECOMPOSED).chain(VERA).map(Case::open)
 }
 
 fn all() -> impl Iterator<Item = Case> {
@@ -117,6 +117,34 @@ fn projections_left_out_of_the_file_are_drawn_bit_for_bit() {
             assert_eq!(bits(&drawn), bits(want), "{name}: {path}");
         }
     }
+}
+
+#[test]
+fn shared_projections_are_drawn_bit_for_bit() {
+    let mut drawn = 0;
+    for name in VERA {
+        let case = Case::open(name);
+        let text = fs::read_to_string(case.dir.join(CONFIG_FILE)).unwrap();
+        let config = candle_peft::registry().unwrap().parse(&text).unwrap();
+        let file = candle_core::safetensors::load(case.dir.join(WEIGHTS_FILE), &Device::Cpu).unwrap();
+        let mut fresh = case.base_model();
+        fresh.add_adapter("default", config).unwrap();
+        let keys = |keys: &mut dyn Iterator<Item = String>| keys.collect::<BTreeSet<_>>();
+        let ours = keys(&mut fresh.adapter("default").unwrap().params.persisted().map(|(key, _)| key.to_string()));
+        assert_eq!(ours, keys(&mut file.keys().cloned()), "{name}");
+        // What a fresh adapter draws, and what one draws that was read from a file without.
+        for model in [fresh, case.adapted()] {
+            for projection in ["vera_A", "vera_B"] {
+                let key = ParamKey::shared(projection);
+                let want = file.get(&key.to_string());
+                drawn += usize::from(want.is_none());
+                let want = want.unwrap_or_else(|| case.expected(&format!("projection.{projection}")));
+                let ours = model.adapter("default").unwrap().params.tensor(&key).unwrap().clone();
+                assert_eq!(bits(&ours), bits(want), "{name}: {projection}");
+            }
+        }
+    }
+    assert_eq!(drawn, 8, "two cases leave their projections out");
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub(crate) struct MethodArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "method")]
     pub(crate) config: Option<PathBuf>,
 
-    /// The adapter method with its defaults: tinylora, lora or ia3
+    /// The adapter method with its defaults: tinylora, lora, lora-xs, vera or ia3
     #[arg(long, value_name = "METHOD")]
     pub(crate) method: Option<String>,
 
@@ -302,7 +302,7 @@ pub(crate) struct InspectArgs {
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
 
-    /// Check that the adapter fits this base model too
+    /// Check that the adapter fits this base model too; without it the modules of VeRA are not known
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
 }

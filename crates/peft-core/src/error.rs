@@ -200,6 +200,15 @@ pub enum Error {
         /// Why not, and what to do instead.
         reason: String,
     },
+    /// An adapter that only its base model explains was opened without it.
+    #[error(
+        "the modules that a {method} adapter adapts cannot be told from its tensors alone: the base model must be given too (to \
+         make an adapter of it that needs none: `candle-peft convert --base`)"
+    )]
+    NeedsBase {
+        /// The method's `peft_type`.
+        method: &'static str,
+    },
     /// A model folder that does not describe a model that can be loaded.
     #[error("{}: {message}", .path.display())]
     Model {

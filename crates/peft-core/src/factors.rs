@@ -1,6 +1,6 @@
 //! The leading singular directions of weights as frozen factors: what TinyLoRA and LoRA-XS put their trained numbers between.
 
-use crate::{HostSpec, Result, Site, linalg::truncated_svd};
+use crate::{Error, HostKind, HostSpec, ParamBuilder, ParamKey, Persist, Result, Site, linalg::truncated_svd};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
@@ -10,8 +10,9 @@ use rayon::prelude::*;
 pub enum SingularValues {
     /// Their square roots to both sides: `B = U sqrt(S)`, `A = sqrt(S) V^T`.
     Split,
-    /// All of them to the left: `B = U S`, `A = V^T`.
-    Left,
+    /// All of them to the factor that the input meets first: `B = U`, `A = S V^T` of a linear layer, `B = U S`, `A = V^T` of an
+    /// embedding.
+    Input,
 }
 
 /// Two factors whose product is the best approximation of a weight of their rank.
@@ -41,6 +42,35 @@ impl SvdFactors {
         sites.par_iter().map(|site| Self::of(site, r, values).map_err(|e| e.at(&site.path))).collect()
     }
 
+    /// The factors of every site as frozen parameters, `names` being those of A and B below a module's path.
+    ///
+    /// A checkpoint must hold them: the signs of singular vectors are free, and what was trained belongs to one choice of them.
+    ///
+    /// # Errors
+    /// As [`SvdFactors::of_sites`], and as [`ParamBuilder::frozen`].
+    pub fn frozen(
+        sites: &[Site],
+        r: usize,
+        values: SingularValues,
+        (name_a, name_b): (&str, &str),
+        params: &mut ParamBuilder<'_>,
+    ) -> Result<Vec<Self>> {
+        let fresh = if params.is_loading() { vec![] } else { Self::of_sites(sites, r, values)? };
+        let mut fresh = fresh.into_iter();
+        let each = sites.iter().map(|site| {
+            let HostSpec { rows, cols, dtype, ref device, .. } = site.spec;
+            let (r, dtype) = (Self::rank(r, &site.spec), adapter_dtype(dtype));
+            let (fresh_a, fresh_b) = fresh.next().map(|f| (f.a, f.b)).unzip();
+            let mut frozen = |name, shape: (usize, usize), fresh: Option<Tensor>| {
+                let key = ParamKey::site(&site.path, name);
+                let missing = || Error::MissingTensor(key.to_string());
+                params.frozen(key.clone(), shape, dtype, device, Persist::Always, || fresh.ok_or_else(missing))
+            };
+            Ok(Self { a: frozen(name_a, (r, cols), fresh_a)?, b: frozen(name_b, (rows, r), fresh_b)? })
+        });
+        each.collect()
+    }
+
     fn of(site: &Site, r: usize, values: SingularValues) -> Result<Self> {
         let weight = site.base.canonical()?.to_device(&Device::Cpu)?;
         let svd = truncated_svd(&weight, r)?;
@@ -51,7 +81,8 @@ impl SvdFactors {
                 let root = s.sqrt()?;
                 (vt.broadcast_mul(&root.unsqueeze(1)?)?, u.broadcast_mul(&root)?)
             }
-            SingularValues::Left => (vt, u.broadcast_mul(&s)?),
+            SingularValues::Input if site.spec.kind == HostKind::Embedding => (vt, u.broadcast_mul(&s)?),
+            SingularValues::Input => (vt.broadcast_mul(&s.unsqueeze(1)?)?, u),
         };
         let storage = adapter_dtype(site.spec.dtype);
         Ok(Self { a: a.to_dtype(storage)?, b: b.to_dtype(storage)? })

@@ -3,6 +3,7 @@
 use crate::target::lora_targets;
 use crate::{
     AdapterLayer, AdapterMeta, BaseWeight, Error, HostKind, HostSpec, ModuleNames, ParamBuilder, Result, TargetSpec,
+    WeightLayout,
 };
 use candle_core::Shape;
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,6 +26,12 @@ impl Site {
     /// A site.
     pub fn new(path: impl Into<String>, spec: HostSpec, base: BaseWeight) -> Self {
         Self { path: path.into(), spec, base }
+    }
+
+    /// PEFT's `fan_in_fan_out` for these sites: whether the last linear layer stores its weight `(in, out)`. `None` without one.
+    pub fn fan_in_fan_out(sites: &[Self]) -> Option<bool> {
+        let last = sites.iter().rev().find(|site| site.spec.kind == HostKind::Linear)?;
+        Some(last.spec.layout == WeightLayout::InOut)
     }
 }
 
@@ -120,6 +127,11 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
     fn host_shape(&self, _tensors: &SiteShapes) -> Option<(usize, usize)> {
         None
     }
+
+    /// Whether no tensor tells the shape of the weight that it adapts, so that a checkpoint cannot be opened without its base model.
+    fn needs_base(&self) -> bool {
+        false
+    }
 }
 
 /// Any adapter method, type erased. Made with `From`, taken apart with [`BoxedMethod::downcast_ref`].
@@ -140,6 +152,7 @@ trait Erased: Debug + Send + Sync {
     fn order_matters(&self) -> bool;
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>>;
     fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)>;
+    fn needs_base(&self) -> bool;
     fn to_json(&self) -> Result<Value>;
     fn clone_box(&self) -> Box<dyn Erased>;
     fn as_any(&self) -> &dyn Any;
@@ -185,6 +198,9 @@ impl<M: AdapterMethod> Erased for M {
     }
     fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)> {
         AdapterMethod::host_shape(self, tensors)
+    }
+    fn needs_base(&self) -> bool {
+        AdapterMethod::needs_base(self)
     }
     fn to_json(&self) -> Result<Value> {
         Ok(serde_json::to_value(self)?)
@@ -233,6 +249,11 @@ impl BoxedMethod {
     /// Which biases are trained beside the adapter.
     pub fn bias(&self) -> BiasMode {
         self.0.bias()
+    }
+
+    /// Whether an adapter cannot be opened without its base model; see [`AdapterMethod::needs_base`].
+    pub fn needs_base(&self) -> bool {
+        self.0.needs_base()
     }
 
     /// The method itself, if it is an `M`.

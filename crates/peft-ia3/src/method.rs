@@ -7,7 +7,7 @@ use crate::layer::Ia3Layer;
 use candle_core::{DType, Tensor};
 use peft_core::{
     AdapterLayer, AdapterMethod, Error, HostKind, HostSpec, ModuleNames, ParamBuilder, ParamKey, Result, Site,
-    SiteShapes, TargetSpec, WeightLayout, adapter_dtype, value_dtype,
+    SiteShapes, TargetSpec, adapter_dtype, value_dtype,
 };
 use std::sync::Arc;
 
@@ -55,9 +55,7 @@ impl AdapterMethod for Ia3Config {
 
     /// PEFT writes the orientation of the last linear layer, and reads lists of feed-forward modules that are part of the targets.
     fn settle(&mut self, sites: &[Site]) {
-        if let Some(last) = sites.last() {
-            self.fan_in_fan_out = last.spec.layout == WeightLayout::InOut;
-        }
+        self.fan_in_fan_out = Site::fan_in_fan_out(sites).unwrap_or(self.fan_in_fan_out);
         if let (Some(ModuleNames::List(names)), Some(ModuleNames::List(targets))) =
             (&mut self.feedforward_modules, &mut self.targets.target_modules)
             && !names.iter().all(|name| targets.contains(name))

@@ -1,8 +1,9 @@
-//! LoRA ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)) as Python's PEFT stores and computes it, and the exact conversion
-//! of other adapters to it.
+//! LoRA ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)) as Python's PEFT stores and computes it, and the conversion of other
+//! adapters to it.
 //!
 //! LoRA is what servers load. [`LoraConfig`] trains and runs it; [`to_lora`] turns any adapter whose delta is a product of two
 //! factors, such as a TinyLoRA, into an ordinary LoRA without a singular value decomposition and without the base model.
+//! [`to_lora_with`] approximates any adapter by a LoRA of a chosen [`Rank`], and says what each module loses.
 //!
 //! Not every option of PEFT's LoRA is here: one that is not supported is an error when it is set.
 

@@ -8,7 +8,7 @@ use crate::pattern::Patterns;
 use candle_core::{DType, Device, Tensor};
 use peft_core::{
     AdapterLayer, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder, ParamKey, Result,
-    Site, SiteShapes, TargetSpec, WeightLayout, adapter_dtype, value_dtype,
+    Site, SiteShapes, TargetSpec, adapter_dtype, value_dtype,
 };
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -47,9 +47,7 @@ impl AdapterMethod for LoraConfig {
     }
 
     fn settle(&mut self, sites: &[Site]) {
-        if let Some(last) = sites.iter().rev().find(|s| s.spec.kind == HostKind::Linear) {
-            self.fan_in_fan_out = last.spec.layout == WeightLayout::InOut;
-        }
+        self.fan_in_fan_out = Site::fan_in_fan_out(sites).unwrap_or(self.fan_in_fan_out);
     }
 
     fn order_matters(&self) -> bool {

@@ -2,12 +2,11 @@
 
 use crate::config::{TinyLoraBias, TinyLoraConfig, TinyLoraInit};
 use crate::layer::TinyLoraLayer;
-use crate::projection::Projection;
-use crate::{Groups, precision};
+use crate::{Groups, precision, projection};
 use candle_core::{DType, Device, Tensor};
 use peft_core::{
-    AdapterLayer, AdapterMeta, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder,
-    ParamKey, Persist, Result, SingularValues, Site, SiteShapes, SvdFactors, TargetSpec, WeightLayout, adapter_dtype,
+    AdapterLayer, AdapterMeta, AdapterMethod, BiasMode, Dropout, Error, FrozenFactors, HostKind, HostSpec, Param,
+    ParamBuilder, ParamKey, Projection, Result, SingularValues, Site, SiteShapes, SvdFactors, TargetSpec,
 };
 use std::sync::Arc;
 
@@ -61,9 +60,7 @@ impl AdapterMethod for TinyLoraConfig {
 
     /// PEFT writes the orientation of the last linear layer.
     fn settle(&mut self, sites: &[Site]) {
-        if let Some(last) = sites.iter().rev().find(|s| s.spec.kind == HostKind::Linear) {
-            self.fan_in_fan_out = last.spec.layout == WeightLayout::InOut;
-        }
+        self.fan_in_fan_out = Site::fan_in_fan_out(sites).unwrap_or(self.fan_in_fan_out);
     }
 
     /// Vectors are tied, and projections seeded, by position.
@@ -77,23 +74,19 @@ impl AdapterMethod for TinyLoraConfig {
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
         let groups = self.groups(sites.len());
         for site in sites {
-            Projection::check_size(self.u, SvdFactors::rank(self.r, &site.spec)).map_err(|e| e.at(&site.path))?;
+            projection::check_size(self.u, SvdFactors::rank(self.r, &site.spec)).map_err(|e| e.at(&site.path))?;
         }
-        let mut fresh = if params.is_loading() {
+        if params.is_loading() {
             self.check_complete(sites, groups, params)?;
-            vec![]
-        } else {
-            SvdFactors::of_sites(sites, self.r, SingularValues::Split)?
         }
-        .into_iter();
+        let factors = SvdFactors::frozen(sites, self.r, SingularValues::Split, (A, B), params)?;
         let vectors = self.vectors(sites, groups, params)?;
         let mut layers: Vec<Arc<dyn AdapterLayer>> = Vec::with_capacity(sites.len());
-        for (index, site) in sites.iter().enumerate() {
-            let (a, b) = self.factors(site, fresh.next(), params)?;
-            let p = self.projection(index, site, (&a, &b), params)?;
+        for ((index, site), factors) in sites.iter().enumerate().zip(factors) {
+            let p = self.projection(index, site, &factors, params)?;
             let dropout = Dropout::new(self.tinylora_dropout as f32, index as u64);
-            let host = (site.spec.kind, site.spec.embed_scale);
-            layers.push(Arc::new(TinyLoraLayer::new(host, (a, b), &p, vectors[groups.of(index)].clone(), dropout)?));
+            let factors = FrozenFactors::new(site, factors, dropout);
+            layers.push(Arc::new(TinyLoraLayer::new(factors, &p, vectors[groups.of(index)].clone())?));
         }
         Ok(layers)
     }
@@ -127,11 +120,6 @@ impl TinyLoraConfig {
             if let Some(key) = missing(A).or_else(|| missing(B)) {
                 return Err(Error::MissingTensor(key.to_string()));
             }
-            if let Some(key) = missing(P).filter(|_| self.save_projection) {
-                return Err(Error::MissingTensor(key.to_string()).at(
-                    "`save_projection` is true (set it to false to draw projections again from `projection_seed`)",
-                ));
-            }
         }
         Ok(())
     }
@@ -158,49 +146,23 @@ impl TinyLoraConfig {
         Ok(vectors)
     }
 
-    fn factors(
-        &self,
-        site: &Site,
-        fresh: Option<SvdFactors>,
-        params: &mut ParamBuilder<'_>,
-    ) -> Result<(Tensor, Tensor)> {
-        let HostSpec { rows, cols, dtype, ref device, .. } = site.spec;
-        let (r, dtype) = (SvdFactors::rank(self.r, &site.spec), adapter_dtype(dtype));
-        let (fresh_a, fresh_b) = fresh.map(|f| (f.a, f.b)).unzip();
-        let mut frozen = |name, shape: (usize, usize), fresh: Option<Tensor>| {
-            let key = ParamKey::site(&site.path, name);
-            let missing = || Error::MissingTensor(key.to_string());
-            params.frozen(key.clone(), shape, dtype, device, Persist::Always, || fresh.ok_or_else(missing))
-        };
-        Ok((frozen(A, (r, cols), fresh_a)?, frozen(B, (rows, r), fresh_b)?))
-    }
-
-    /// The projection: the checkpoint's if it holds one, otherwise drawn.
+    /// The projection `(u, r, r)` of the site at this position.
     fn projection(
         &self,
         index: usize,
         site: &Site,
-        (a, b): (&Tensor, &Tensor),
+        factors: &SvdFactors,
         params: &mut ParamBuilder<'_>,
     ) -> Result<Tensor> {
-        let r = a.dim(0)?;
-        let key = ParamKey::site(&site.path, P);
-        let stored = params.has(&key);
-        let persist = if self.save_projection { Persist::Always } else { Persist::Never };
-        let recipe = Projection {
+        let projection = Projection {
+            seed_field: "projection_seed",
             seed: self.projection_seed.wrapping_add(index as i64),
-            u: self.u,
-            r,
-            dtype: if stored && self.save_projection { a.dtype() } else { precision::of_projection(site, a, b)? },
+            saved: self.save_projection,
+            values: precision::of_projection(site, factors)?,
         };
-        let p = params.frozen(key.clone(), (self.u, r, r), a.dtype(), a.device(), persist, || recipe.draw())?;
-        if stored && !self.save_projection && !recipe.is(&p)? {
-            return Err(Error::config(format!(
-                "`{key}` is in the checkpoint and is not what `projection_seed` {} makes, but `save_projection` is false: set it to \
-                 true to use the checkpoint's projections",
-                self.projection_seed,
-            )));
-        }
-        Ok(p)
+        let (u, r) = (self.u, factors.a.dim(0)?);
+        let key = ParamKey::site(&site.path, P);
+        let draw = || projection::draw(projection.seed, u, r);
+        projection.param(key, (u, r, r), &site.spec.device, params, draw)
     }
 }

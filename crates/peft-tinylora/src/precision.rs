@@ -1,12 +1,12 @@
 //! The dtype that projections were rounded to.
 
 use candle_core::{DType, Tensor};
-use peft_core::{BaseWeight, Result, Site, value_dtype};
+use peft_core::{BaseWeight, Result, Site, SvdFactors, value_dtype};
 
 /// The dtype that the projection of a site was rounded to.
 ///
 /// Without the base model the factors tell: they were rounded like the projection was.
-pub(crate) fn of_projection(site: &Site, a: &Tensor, b: &Tensor) -> Result<DType> {
+pub(crate) fn of_projection(site: &Site, SvdFactors { a, b, .. }: &SvdFactors) -> Result<DType> {
     if !matches!(site.base, BaseWeight::Absent) {
         return Ok(value_dtype(site.spec.dtype));
     }

@@ -132,8 +132,11 @@ fn configs_that_are_no_configs_are_named() {
     for (text, says) in [
         ("{\"peft_type\": \"TINYLORA\",", "EOF"),
         ("[]", "invalid type"),
-        ("{}", "unknown adapter method ``; registered: IA3, LORA, TINYLORA"),
-        ("{\"peft_type\": \"BREEZE\"}", "unknown adapter method `BREEZE`; registered: IA3, LORA, TINYLORA"),
+        ("{}", "unknown adapter method ``; registered: IA3, LORA, LORA_XS, TINYLORA, VERA"),
+        (
+            "{\"peft_type\": \"BREEZE\"}",
+            "unknown adapter method `BREEZE`; registered: IA3, LORA, LORA_XS, TINYLORA, VERA",
+        ),
         ("{\"peft_type\": \"TINYLORA\", \"r\": 0}", "`r` is 0"),
         ("{\"peft_type\": \"TINYLORA\", \"weight_tying\": 2}", "weight_tying"),
         ("{\"peft_type\": \"TINYLORA\", \"task_type\": \"CHESS\"}", "CHESS"),

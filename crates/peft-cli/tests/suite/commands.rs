@@ -180,6 +180,56 @@ fn ia3_is_merged_and_inspected_and_not_converted() {
     assert!(!place.exists("lora"));
 }
 
+/// The vectors of a VeRA adapter do not tell how wide the layers are.
+#[test]
+fn vera_is_converted_and_inspected_with_its_base() {
+    let place = Workplace::new();
+    let (base, adapter) = (fixture("base_llama"), fixture("vera_no_projection"));
+    let (lora, data) = (place.at("lora"), place.at("data.jsonl"));
+    let expected = loss(&base, Some(&adapter), &data);
+    assert!((expected - loss(&base, None, &data)).abs() > 1e-3, "the adapter must do something");
+
+    let words = format!("convert --adapter {adapter} --to lora --out {lora}");
+    run(&words, &[]).expect_error(1, &[&adapter, "VERA", "the base model must be given", "--base"]);
+    assert!(!place.exists("lora"));
+    let report = run(&format!("{words} --base {base} --json"), &[]).expect_success().json();
+    assert_eq!((&report["from"], &report["to"], &report["modules"]), (&json!("VERA"), &json!("LORA"), &json!(4)));
+    assert!((loss(&base, Some(&lora), &data) - expected).abs() < 1e-5);
+    assert_eq!(Files::read(&lora).config["r"], 6);
+
+    let text = run(&format!("inspect {adapter}"), &[]).expect_success().stdout;
+    for part in ["method      VERA", "targets     [", "--base", "tensors     8, "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("parameters"), "{text}");
+    let report = run(&format!("inspect {adapter} --json"), &[]).expect_success().json();
+    assert_eq!((&report["modules"], &report["trainable_parameters"]), (&Value::Null, &Value::Null));
+    let text = run(&format!("inspect {adapter} --base {base}"), &[]).expect_success().stdout;
+    for part in ["fits", "parameters  120", "2 x q_proj  Linear 32x32", "2 x v_proj  Linear 16x32"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    run(&format!("inspect {adapter} --base {}", fixture("base_gpt2")), &[]).expect_error(1, &[&adapter, "no module"]);
+}
+
+#[test]
+fn lora_xs_is_trained_inspected_and_converted() {
+    let place = Workplace::new();
+    let (base, out, lora, data) =
+        (fixture("base_llama"), place.at("trained"), place.at("lora"), place.at("data.jsonl"));
+    let sets = "--set r=4 --set target_modules=q_proj,v_proj";
+    let options = "--steps 10 --batch-size 6 --learning-rate 0.02";
+    run(&format!("train --base {base} --method lora-xs {sets} --data {data} --out {out} {options}"), &[])
+        .expect_success();
+    let trained = loss(&base, Some(&out), &data);
+    assert!(trained < loss(&base, None, &data));
+    let text = run(&format!("inspect {out}"), &[]).expect_success().stdout;
+    for part in ["method      LORA_XS", "parameters  64", "2 x v_proj  Linear 16x32"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    run(&format!("convert --adapter {out} --to lora --out {lora}"), &[]).expect_success();
+    assert!((loss(&base, Some(&lora), &data) - trained).abs() < 1e-5);
+}
+
 #[test]
 fn merge_carries_the_tokenizer_along_and_unties_what_it_must() {
     let place = Workplace::new();

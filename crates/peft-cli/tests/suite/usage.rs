@@ -54,7 +54,7 @@ fn mistakes_in_settings_name_the_field_and_the_choices() {
         ("--method tinylora --set r", &["--set r: expected KEY=VALUE"]),
         ("--method tinylora --set peft_type=LORA", &["--set peft_type", "no such field"]),
         ("--method ia3 --set layers_to_transform=1", &["no such field", "feedforward_modules", "init_ia3_weights"]),
-        ("--method breeze", &["--method breeze", "ia3, lora, tinylora"]),
+        ("--method breeze", &["--method breeze", "ia3, lora, lora_xs, tinylora, vera"]),
         ("", &["--method", "--config"]),
     ] {
         run(&format!("init --base {base} {method} --out {out}"), &[]).expect_error(2, says);

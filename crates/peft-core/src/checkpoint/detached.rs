@@ -71,6 +71,9 @@ impl DetachedAdapter {
     /// As [`DetachedAdapter::open`], from a config and tensors at hand.
     pub fn from_source(config: AdapterConfig, source: &dyn TensorSource) -> Result<Self> {
         config.method.check_origin(&config.meta)?;
+        if config.method.needs_base() {
+            return Err(Error::NeedsBase { method: config.method.peft_type() });
+        }
         let mut by_module: BTreeMap<String, SiteShapes> = BTreeMap::new();
         let matcher = Matcher::new(config.method.targets())?;
         let mut carried_keys = vec![];

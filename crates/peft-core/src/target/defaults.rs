@@ -3,7 +3,7 @@
 use super::ModuleNames;
 
 /// The usual targets of an architecture: LoRA's and TinyLoRA's, and those of methods that have no table of their own.
-pub(crate) fn lora_targets(model_type: &str) -> Option<ModuleNames> {
+pub fn lora_targets(model_type: &str) -> Option<ModuleNames> {
     let names: &[&str] = match model_type {
         "llama" | "llama4" | "qwen2" | "qwen3" | "mistral" | "mixtral" | "stablelm" | "gemma" | "gemma2"
         | "gemma3_text" | "opt" | "gptj" | "gpt_neo" | "bart" => &["q_proj", "v_proj"],

@@ -4,7 +4,7 @@ mod defaults;
 mod matcher;
 mod resolve;
 
-pub(crate) use defaults::lora_targets;
+pub use defaults::lora_targets;
 pub use matcher::Matcher;
 pub(crate) use matcher::saves;
 pub(crate) use resolve::{nearest, resolve};

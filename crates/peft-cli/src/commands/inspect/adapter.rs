@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::Device;
 use candle_peft::core::TensorSource;
-use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter, read_adapter};
+use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter, DetachedSite, read_adapter};
 use candle_peft::models::load_model;
 use candle_peft::tinylora::TinyLoraConfig;
 use candle_peft::{PeftModel, Registry};
@@ -22,9 +22,10 @@ pub(in crate::commands) struct AdapterReport {
     unknown_fields: Vec<String>,
     /// Vectors shared by groups of modules; none for a method without sharing.
     groups: Option<usize>,
-    modules: Vec<Module>,
+    /// None where the tensors do not tell them and no base model was given.
+    modules: Option<Vec<Module>>,
     /// Numbers that training changes; tensors of whole modules included.
-    trainable_parameters: usize,
+    trainable_parameters: Option<usize>,
     tensors: Vec<StoredTensor>,
     /// Bytes of tensor data.
     bytes: usize,
@@ -53,10 +54,17 @@ struct StoredTensor {
 impl AdapterReport {
     pub(super) fn new(dir: &Path, base: Option<&Path>, registry: &Registry) -> Result<Self> {
         let (config, file) = read_adapter(dir, registry)?;
-        let adapter = DetachedAdapter::from_source(config.clone(), &file)
-            .map_err(|error| error.at(file.path().display().to_string()))?;
+        let mut adapter = None;
+        if !config.method.needs_base() {
+            let detached = DetachedAdapter::from_source(config.clone(), &file);
+            adapter = Some(detached.map_err(|error| error.at(file.path().display().to_string()))?);
+        }
         if let Some(base) = base {
-            PeftModel::new(load_model(base, None, &Device::Cpu)?).load_adapter(DEFAULT_ADAPTER, dir, registry)?;
+            let mut model = PeftModel::new(load_model(base, None, &Device::Cpu)?);
+            model
+                .add_from_source(DEFAULT_ADAPTER, config.clone(), &file)
+                .map_err(|error| error.at(dir.display().to_string()))?;
+            adapter = Some(adapter.map_or_else(|| model.detached(DEFAULT_ADAPTER), Ok)?);
         }
         let mut tensors = Vec::new();
         for name in file.names() {
@@ -65,14 +73,16 @@ impl AdapterReport {
             let (dtype, shape) = (tensor.dtype().as_str(), tensor.dims().to_vec());
             tensors.push(StoredTensor { name, dtype, shape, bytes });
         }
-        let groups = config.method.downcast_ref::<TinyLoraConfig>().map(|method| method.groups(adapter.sites.len()));
-        let modules = adapter.sites.iter().enumerate().map(|(index, site)| Module {
+        let sites = adapter.as_ref().map(|adapter| &adapter.sites);
+        let tinylora = config.method.downcast_ref::<TinyLoraConfig>();
+        let groups = sites.and_then(|sites| Some(tinylora?.groups(sites.len())));
+        let module = |(index, site): (usize, &DetachedSite)| Module {
             path: site.path.clone(),
             kind: site.spec.kind.to_string(),
             rows: side(site.spec.rows),
             cols: side(site.spec.cols),
             group: groups.as_ref().map(|groups| groups.of(index)),
-        });
+        };
         Ok(Self {
             dir: dir.to_owned(),
             peft_type: config.method.peft_type(),
@@ -80,8 +90,8 @@ impl AdapterReport {
             config: serde_json::from_str(&config.to_json()?)?,
             unknown_fields: config.meta.unknown.keys().cloned().collect(),
             groups: groups.as_ref().map(|groups| groups.count()),
-            modules: modules.collect(),
-            trainable_parameters: trainable(&adapter),
+            modules: sites.map(|sites| sites.iter().enumerate().map(module).collect()),
+            trainable_parameters: adapter.as_ref().map(trainable),
             bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
             tensors,
             fits: base.map(Path::to_owned),
@@ -116,8 +126,13 @@ impl fmt::Display for AdapterReport {
         if let Some(groups) = self.groups {
             writeln!(f, "groups      {groups}")?;
         }
-        writeln!(f, "parameters  {}", self.trainable_parameters)?;
-        writeln!(f, "modules     {}", self.modules.len())?;
+        if let Some(parameters) = self.trainable_parameters {
+            writeln!(f, "parameters  {parameters}")?;
+        }
+        match &self.modules {
+            Some(modules) => writeln!(f, "modules     {}", modules.len())?,
+            None => writeln!(f, "modules     the tensors do not tell; pass the base model with --base to see them")?,
+        }
         for (shape, count) in self.shapes() {
             writeln!(f, "  {count:4} x {shape}")?;
         }
@@ -129,7 +144,7 @@ impl AdapterReport {
     /// Last names, kinds and sizes of the modules with how many there are of each, in the order they first occur.
     fn shapes(&self) -> Vec<(String, usize)> {
         let mut shapes: Vec<(String, usize)> = vec![];
-        for Module { path, kind, rows, cols, .. } in &self.modules {
+        for Module { path, kind, rows, cols, .. } in self.modules.iter().flatten() {
             let name = path.rsplit('.').next().unwrap_or(path);
             let side = |length: &Option<usize>| length.map_or("?".to_owned(), |length| length.to_string());
             let shape = format!("{name}  {kind} {}x{}", side(rows), side(cols));
