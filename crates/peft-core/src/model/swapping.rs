@@ -13,8 +13,8 @@ impl<M: Adaptable> PeftModel<M> {
     /// Replaces an attached adapter by the one saved in `dir`, under the same name and in the same place.
     ///
     /// Which adapters are active, their order and the mode stay as they are, and the base model is not touched: a server changes
-    /// adapters this way between two requests. The checkpoint must be of the same method and adapt the same modules; everything else
-    /// its config says (rank, scaling, dropout, modules saved as a whole, trained biases) counts from now on, and
+    /// adapters this way between two requests. The checkpoint must be of the same method and adapt the same modules; everything
+    /// else its config says (rank, scaling, dropout, modules saved as a whole, trained biases) counts from now on, and
     /// [`PeftModel::save_adapter`] writes it.
     ///
     /// Afterwards [`PeftModel::vars`] are other variables: an optimiser made before holds the old ones, and has to be made again.

@@ -14,8 +14,8 @@ use source::Source;
 
 /// How the factors of several adapters become those of one.
 ///
-/// `w` is an adapter's weight, `s` the scaling of its module (`lora_alpha / r`, or what rsLoRA and the patterns make of it). Weights
-/// may be negative. The combined adapter has a scaling of 1.
+/// `w` is an adapter's weight, `s` the scaling of its module (`lora_alpha / r`, or what rsLoRA and the patterns make of it).
+/// Weights may be negative. The combined adapter has a scaling of 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Combination {
@@ -29,8 +29,8 @@ pub enum Combination {
     Svd {
         /// The rank; the largest of the adapters when `None`.
         rank: Option<usize>,
-        /// Limits the entries of A and B to this quantile of them all, from 0 to 1 (PEFT's `svd_clamp`). Quantiles depend on the signs of
-        /// the singular vectors, which are free: here the entry of largest magnitude in each column of B is positive.
+        /// Limits the entries of A and B to this quantile of them all, from 0 to 1 (PEFT's `svd_clamp`). Quantiles depend on the
+        /// signs of the singular vectors, which are free: here the entry of largest magnitude in each column of B is positive.
         clamp: Option<f64>,
     },
 }
@@ -56,19 +56,19 @@ impl<'a> WeightedAdapter<'a> {
 
 /// Combines LoRA adapters of one base model into a new LoRA checkpoint, without the base model.
 ///
-/// At a module that only some of them adapt, those are combined. Every module gets the same rank, which is `lora_alpha` too; where less
-/// is needed, zeros fill the rest. The other fields of the config are those of the first adapter. The errors of
+/// At a module that only some of them adapt, those are combined. Every module gets the same rank, which is `lora_alpha` too; where
+/// less is needed, zeros fill the rest. The other fields of the config are those of the first adapter. The errors of
 /// [`ConvertedLora::modules`] say how far each module is from the sum of the deltas.
 ///
-/// PEFT 0.21.2 computes the same, except that its result is wrong or cannot be loaded when the first adapter uses rsLoRA (it scales by
-/// `sqrt(r)` again), when ranks of a pattern are summed, or when the rank of an SVD is beyond a side of a weight; and it combines a single
-/// adapter linearly whatever is asked for.
+/// PEFT 0.21.2 computes the same, except that its result is wrong or cannot be loaded when the first adapter uses rsLoRA (it scales
+/// by `sqrt(r)` again), when ranks of a pattern are summed, or when the rank of an SVD is beyond a side of a weight; and it
+/// combines a single adapter linearly whatever is asked for.
 ///
 /// # Errors
-/// When there is no adapter or a weight is not finite; when one is not a LoRA, has layers that are not a product of two factors (DoRA, a
-/// trained bias of the factors), or brings biases or modules saved as a whole; when adapters disagree about a module's shape or bring
-/// different base weights of an embedding; when ranks differ under [`Combination::Linear`]; when the rank or the quantile of
-/// [`Combination::Svd`] is out of range.
+/// When there is no adapter or a weight is not finite; when one is not a LoRA, has layers that are not a product of two factors
+/// (DoRA, a trained bias of the factors), or brings biases or modules saved as a whole; when adapters disagree about a module's
+/// shape or bring different base weights of an embedding; when ranks differ under [`Combination::Linear`]; when the rank or the
+/// quantile of [`Combination::Svd`] is out of range.
 pub fn combine(adapters: &[WeightedAdapter<'_>], combination: Combination) -> Result<ConvertedLora> {
     let sources = adapters.iter().map(Source::new).collect::<Result<Vec<_>>>()?;
     let Some(first) = sources.first() else {
@@ -97,8 +97,8 @@ pub fn combine(adapters: &[WeightedAdapter<'_>], combination: Combination) -> Re
 
 /// Combines attached LoRA adapters into a new one under a name of its own.
 ///
-/// As with [`PeftModel::add_from_source`], the new adapter comes last, and becomes the only active one, in inference mode. (PEFT leaves the
-/// active set as it was.) The parameters are copies: training one adapter does not change another.
+/// As with [`PeftModel::add_from_source`], the new adapter comes last, and becomes the only active one, in inference mode. (PEFT
+/// leaves the active set as it was.) The parameters are copies: training one adapter does not change another.
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};
@@ -120,7 +120,8 @@ pub fn combine(adapters: &[WeightedAdapter<'_>], combination: Combination) -> Re
 /// ```
 ///
 /// # Errors
-/// As [`combine`], and when a name is unknown, the new one is taken or unusable, or adapters are merged. The model is untouched then.
+/// As [`combine`], and when a name is unknown, the new one is taken or unusable, or adapters are merged. The model is untouched
+/// then.
 pub fn add_weighted_adapter<'m, M: Adaptable>(
     model: &'m mut PeftModel<M>,
     name: &str,

@@ -16,8 +16,8 @@ pub(super) struct Source<'a> {
     pub(super) name: &'a str,
     pub(super) adapter: &'a DetachedAdapter,
     pub(super) config: &'a LoraConfig,
-    /// The largest rank of a module, by the config or by its factors. PiSSA and OLoRA have twice as many as the config says, because what
-    /// they began as counts too.
+    /// The largest rank of a module, by the config or by its factors. PiSSA and OLoRA have twice as many as the config says,
+    /// because what they began as counts too.
     pub(super) rank: usize,
     /// Its parts at each module.
     pub(super) terms: Vec<Term<'a>>,
