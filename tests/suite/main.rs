@@ -5,5 +5,7 @@ mod conversion;
 mod custom_method;
 mod fixture;
 mod golden;
+mod hotswap;
 mod readme;
 mod stacking;
+mod weighted;

@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Merge(MergeArgs),
     /// Turn an adapter into one of another method or format, exactly unless a rank or threshold is given
     Convert(ConvertArgs),
+    /// Combine LoRA adapters of one base model into a new one, without the base model
+    Combine(CombineArgs),
     /// Show what an adapter or model folder holds, or what is wrong with it
     Inspect(InspectArgs),
 }
@@ -272,6 +274,29 @@ pub(crate) struct ConvertArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CombineArgs {
+    /// A LoRA adapter folder; may be repeated
+    #[arg(long = "adapter", value_name = "DIR", required = true)]
+    pub(crate) adapters: Vec<PathBuf>,
+
+    /// The weight of an adapter, which may be negative: one per --adapter, in their order
+    #[arg(long = "weight", value_name = "X", required = true, allow_negative_numbers = true, value_parser = finite)]
+    pub(crate) weights: Vec<f64>,
+
+    /// How to combine them: svd and cat take the sum of the deltas, linear those of the factors
+    #[arg(long = "type", value_enum, value_name = "TYPE", default_value_t = CombinationArg::Svd)]
+    pub(crate) combination: CombinationArg,
+
+    /// The rank of an svd combination [default: the largest of the adapters]
+    #[arg(long, value_name = "N")]
+    pub(crate) rank: Option<NonZeroUsize>,
+
+    /// The adapter folder to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// An adapter folder or a model folder
     #[arg(value_name = "DIR")]
@@ -305,9 +330,34 @@ pub(crate) enum ConversionArg {
     Gguf,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CombinationArg {
+    /// Sums of the factors of adapters of equal rank: cheap and rough
+    Linear,
+    /// The factors side by side: exact, with the sum of the ranks
+    Cat,
+    /// The nearest to the sum of the deltas that the rank allows
+    Svd,
+}
+
+impl CombinationArg {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Cat => "cat",
+            Self::Svd => "svd",
+        }
+    }
+}
+
 fn number(text: &str, fits: impl Fn(f64) -> bool, wanted: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("not a number; it must be {wanted}"))?;
     if value.is_finite() && fits(value) { Ok(value) } else { Err(format!("it must be {wanted}")) }
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    number(text, |_| true, "a finite number")
 }
 
 fn non_negative(text: &str) -> Result<f64, String> {

@@ -62,6 +62,28 @@ pub enum Error {
         /// The names that exist.
         available: String,
     },
+    /// A checkpoint that is to take an adapter's place is one of another method.
+    #[error(
+        "adapter `{adapter}` is a {attached} adapter and cannot be swapped for a {found} checkpoint; delete it and load the other"
+    )]
+    OtherMethod {
+        /// The attached adapter.
+        adapter: String,
+        /// Its method's `peft_type`.
+        attached: &'static str,
+        /// The checkpoint's `peft_type`.
+        found: &'static str,
+    },
+    /// A checkpoint that is to take an adapter's place adapts other modules.
+    #[error("adapter `{adapter}` cannot be swapped for a checkpoint that adapts other modules: it {}", differing(.lacking, .extra))]
+    OtherTargets {
+        /// The attached adapter.
+        adapter: String,
+        /// The modules that the checkpoint lacks.
+        lacking: Vec<String>,
+        /// The modules that the adapter lacks.
+        extra: Vec<String>,
+    },
     /// An adapter name that cannot be a directory name and a checkpoint key at once.
     #[error("adapter name `{0}` is not usable: it must be non-empty, without `/`, `\\` or `.`")]
     AdapterName(String),
@@ -159,6 +181,9 @@ pub enum Error {
     /// A matrix without a singular value decomposition that could be used.
     #[error("no singular value decomposition: {0}")]
     Decomposition(String),
+    /// Adapters that cannot be made into one.
+    #[error("cannot combine adapters: {0}")]
+    Combination(String),
     /// An adapter that cannot be written as one of another method, in the way that was asked for.
     #[error("cannot convert: {0}")]
     Conversion(String),
@@ -276,4 +301,10 @@ fn preview(names: &[String]) -> String {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
     }
     text
+}
+
+/// How a checkpoint's modules differ from those of an adapter.
+fn differing(lacking: &[String], extra: &[String]) -> String {
+    let parts = [("lacks", lacking), ("also adapts", extra)].into_iter().filter(|(_, names)| !names.is_empty());
+    parts.map(|(does, names)| format!("{does} {}", preview(names))).collect::<Vec<_>>().join(" and ")
 }

@@ -53,9 +53,36 @@ pub fn plan(model: &dyn Adaptable, method: &BoxedMethod) -> Result<Vec<Site>> {
     Ok(Plan::new(model, method.clone(), true)?.sites)
 }
 
-/// Builds an adapter and attaches it, inactive. The model is untouched when this fails.
+/// An adapter with every part made or read, and attached to nothing yet.
+pub(crate) struct Built {
+    pub(crate) adapter: Adapter,
+    /// What it brings to each host, by path.
+    pub(crate) parts: BTreeMap<String, Attachment>,
+}
+
+/// Makes an adapter for a model, and only looks at the model.
 ///
 /// With a `source` every parameter is read from it; without, parameters are made fresh and `rng` feeds random initial values.
+pub(crate) fn build(
+    model: &dyn Adaptable,
+    name: Arc<str>,
+    config: AdapterConfig,
+    source: Option<&dyn TensorSource>,
+    rng: TorchRng,
+) -> Result<Built> {
+    if source.is_some() {
+        config.method.check_origin(&config.meta)?;
+    }
+    let plan = Plan::new(model, config.method, source.is_none())?;
+    let mut params = ParamBuilder::new(source).with_rng(rng);
+    let parts = plan.build(&mut params)?;
+    let params = params.finish()?;
+    let config = AdapterConfig { method: plan.method, meta: config.meta };
+    let sites = plan.sites.into_iter().map(|s| (s.path, s.spec)).collect();
+    Ok(Built { adapter: Adapter { name, config, params, sites }, parts })
+}
+
+/// Builds an adapter and attaches it, inactive. The model is untouched when this fails.
 pub(crate) fn inject(
     model: &mut dyn Adaptable,
     name: &str,
@@ -63,22 +90,14 @@ pub(crate) fn inject(
     source: Option<&dyn TensorSource>,
     rng: TorchRng,
 ) -> Result<Adapter> {
-    if source.is_some() {
-        config.method.check_origin(&config.meta)?;
-    }
-    let plan = Plan::new(model, config.method, source.is_none())?;
-    let mut params = ParamBuilder::new(source).with_rng(rng);
-    let mut parts = plan.build(&mut params)?;
-    let params = params.finish()?;
-    let name: Arc<str> = name.into();
+    let Built { adapter, mut parts } = build(model, name.into(), config, source, rng)?;
     model.visit_mut(&mut WalkMut::new(&mut |path, host| {
         if let Some(part) = parts.remove(path) {
-            host.slots_mut().attach(name.clone(), part);
+            host.slots_mut().attach(adapter.name.clone(), part);
         }
         Ok(())
     }))?;
-    let config = AdapterConfig { method: plan.method, meta: config.meta };
-    Ok(Adapter { name, config, params, sites: plan.sites.into_iter().map(|s| (s.path, s.spec)).collect() })
+    Ok(adapter)
 }
 
 impl Plan {

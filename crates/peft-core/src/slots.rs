@@ -130,6 +130,17 @@ impl AdapterSlots {
         }
     }
 
+    /// Puts another attachment in the place of an adapter's own, and leaves it inactive.
+    ///
+    /// `earlier` are the adapters that were attached to the model before this one: they stay further in.
+    pub(crate) fn replace(&mut self, adapter: &Arc<str>, attachment: Attachment, earlier: &[Arc<str>]) {
+        self.slots.retain(|s| s.adapter != *adapter);
+        if !attachment.is_empty() {
+            let place = self.slots.iter().take_while(|s| earlier.contains(&s.adapter)).count();
+            self.slots.insert(place, Slot { adapter: adapter.clone(), attachment, active: false });
+        }
+    }
+
     pub(crate) fn detach(&mut self, adapter: &str) {
         self.slots.retain(|s| &*s.adapter != adapter);
         self.resolve();
@@ -137,20 +148,17 @@ impl AdapterSlots {
 
     /// Two adapters of this set that both replace the same parameter cannot be active together.
     pub(crate) fn check_active_set(&self, path: &str, adapters: &[&str]) -> Result<()> {
-        type Pick = fn(&Attachment) -> bool;
-        let replaced: [(&'static str, Pick); 2] = [("weight", |a| a.weight.is_some()), ("bias", |a| a.bias.is_some())];
-        for (what, has) in replaced {
-            let mut by = self.slots.iter().filter(|s| adapters.contains(&&*s.adapter) && has(&s.attachment));
-            if let (Some(first), Some(second)) = (by.next(), by.next()) {
-                return Err(Error::ConflictingReplacement {
-                    first: first.adapter.to_string(),
-                    second: second.adapter.to_string(),
-                    what,
-                    path: path.to_owned(),
-                });
-            }
-        }
-        Ok(())
+        check_replacements(path, self.attached(adapters))
+    }
+
+    /// As [`AdapterSlots::check_active_set`], as if `adapter`, one of the set, had this attachment in place of its own.
+    pub(crate) fn check_replaced(&self, path: &str, adapters: &[&str], adapter: &str, with: &Attachment) -> Result<()> {
+        check_replacements(path, self.attached(adapters).filter(|(name, _)| *name != adapter).chain([(adapter, with)]))
+    }
+
+    /// What these adapters bring to this host, in the order they were attached.
+    fn attached(&self, adapters: &[&str]) -> impl Iterator<Item = (&str, &Attachment)> + Clone {
+        self.slots.iter().filter(|s| adapters.contains(&&*s.adapter)).map(|s| (&*s.adapter, &s.attachment))
     }
 
     pub(crate) fn activate(&mut self, adapters: &[&str]) {
@@ -212,6 +220,20 @@ impl AdapterSlots {
         }
         self.live = live;
     }
+}
+
+/// No two of these may replace the same parameter.
+fn check_replacements<'a>(path: &str, attached: impl Iterator<Item = (&'a str, &'a Attachment)> + Clone) -> Result<()> {
+    type Pick = fn(&Attachment) -> bool;
+    let replaced: [(&'static str, Pick); 2] = [("weight", |a| a.weight.is_some()), ("bias", |a| a.bias.is_some())];
+    for (what, has) in replaced {
+        let mut by = attached.clone().filter(|(_, attachment)| has(attachment));
+        if let (Some((first, _)), Some((second, _))) = (by.next(), by.next()) {
+            let (first, second, path) = (first.to_owned(), second.to_owned(), path.to_owned());
+            return Err(Error::ConflictingReplacement { first, second, what, path });
+        }
+    }
+    Ok(())
 }
 
 /// A replacement as a tensor without a graph.

@@ -5,6 +5,8 @@
 //! factors, such as a TinyLoRA, into an ordinary LoRA without a singular value decomposition and without the base model.
 //! [`to_lora_with`] approximates any adapter by a LoRA of a chosen [`Rank`], and says what each module loses.
 //!
+//! [`combine`] and [`add_weighted_adapter`] make one LoRA of several.
+//!
 //! Not every option of PEFT's LoRA is here: one that is not supported is an error when it is set.
 
 mod config;
@@ -16,7 +18,9 @@ mod method;
 mod number;
 mod pattern;
 mod unsupported;
+mod weighted;
 
 pub use config::{LoraBias, LoraConfig};
 pub use convert::{ConvertedLora, ConvertedModule, Rank, to_lora, to_lora_with};
 pub use init::LoraInit;
+pub use weighted::{Combination, WeightedAdapter, add_weighted_adapter, combine};

@@ -1,5 +1,6 @@
 //! One module per command.
 
+mod combine;
 mod convert;
 mod eval;
 mod generate;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         Command::Generate(args) => generate::run(&args, &registry, output),
         Command::Merge(args) => output.report(&merge::run(&args, &registry)?),
         Command::Convert(args) => output.report(&convert::run(&args, &registry)?),
+        Command::Combine(args) => output.report(&combine::run(&args, &registry)?),
         Command::Inspect(args) => output.report(&inspect::run(&args, &registry)?),
     }
 }

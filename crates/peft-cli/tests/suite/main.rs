@@ -6,6 +6,7 @@ mod bad_data;
 mod bad_files;
 mod bad_fit;
 mod bad_output;
+mod combine;
 mod commands;
 mod conversion;
 mod exports;

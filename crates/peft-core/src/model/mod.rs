@@ -2,6 +2,7 @@
 
 mod files;
 mod merging;
+mod swapping;
 mod training;
 
 pub use training::ParamCounts;

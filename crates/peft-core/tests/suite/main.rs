@@ -18,6 +18,7 @@ mod methods;
 mod params;
 mod registry;
 mod support;
+mod swapping;
 mod targets;
 mod tied;
 mod torch_rng;

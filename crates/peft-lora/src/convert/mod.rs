@@ -2,7 +2,7 @@
 
 mod dense;
 mod pattern_keys;
-mod product;
+pub(crate) mod product;
 mod rank;
 
 pub use rank::Rank;
@@ -101,13 +101,13 @@ pub fn to_lora_with(adapter: &DetachedAdapter, rank: Rank) -> Result<ConvertedLo
 
 /// Two factors in place of a delta: `delta ~ b a`.
 #[derive(Debug)]
-struct Factors {
+pub(crate) struct Factors {
     /// `(rank, cols)`
-    a: Tensor,
+    pub(crate) a: Tensor,
     /// `(rows, rank)`
-    b: Tensor,
+    pub(crate) b: Tensor,
     /// `|delta - b a| / |delta|` in Frobenius norms.
-    error: f64,
+    pub(crate) error: f64,
 }
 
 impl Factors {

@@ -3,6 +3,7 @@
 use super::Factors;
 use super::rank::Rank;
 use candle_core::{DType, Device, Tensor};
+use faer::linalg::solvers::{Qr, Svd};
 use faer::{Mat, MatRef};
 use peft_core::{Error, LoraFactors, Result, adapter_dtype};
 
@@ -23,29 +24,58 @@ pub(super) fn convert(factors: &LoraFactors, rank: Rank) -> Result<Factors> {
     }
 }
 
+fn truncated(whole: Factors, own: usize, rank: Rank) -> Result<Factors> {
+    let product = Decomposed::of(&whole.a, &whole.b)?;
+    let kept = product.keep(rank);
+    if kept == own { Ok(whole) } else { product.leading(kept, &whole.a) }
+}
+
+/// The best approximation of `b a` of this rank: `A = V^T`, `B = U S`, also where nothing is left out. Directions beyond those of the
+/// product are not made up, so that there may be fewer.
+///
+/// # Errors
+/// When a factor holds NaN or infinity.
+pub(crate) fn nearest(a: &Tensor, b: &Tensor, rank: usize) -> Result<Factors> {
+    let product = Decomposed::of(a, b)?;
+    product.leading(product.keep(Rank::Fixed(rank)), a)
+}
+
 /// With `B = Q_b R_b` and `A^T = Q_a R_a`, the singular values of `B A` are those of the small matrix `R_b R_a^T`. All of it is
 /// computed in f64, and what is lost is known from the singular values that are left out.
-fn truncated(whole: Factors, own: usize, rank: Rank) -> Result<Factors> {
-    let b = read(&whole.b)?.qr();
-    let a = read(&whole.a)?.transpose().qr();
-    let core = b.thin_R() * a.thin_R().transpose();
-    let svd = core.thin_svd().map_err(|e| Error::Decomposition(format!("it did not converge: {e:?}")))?;
-    let s: Vec<f64> = svd.S().column_vector().iter().copied().collect();
-    let kept = rank.keep(&s, 4.0 * s.len() as f64 * f64::EPSILON);
-    if kept == own {
-        return Ok(whole);
+struct Decomposed {
+    b: Qr<f64>,
+    a: Qr<f64>,
+    core: Svd<f64>,
+    s: Vec<f64>,
+}
+
+impl Decomposed {
+    fn of(a: &Tensor, b: &Tensor) -> Result<Self> {
+        let (b, a) = (read(b)?.qr(), read(a)?.transpose().qr());
+        let core = (b.thin_R() * a.thin_R().transpose()).thin_svd();
+        let core = core.map_err(|e| Error::Decomposition(format!("it did not converge: {e:?}")))?;
+        let s = core.S().column_vector().iter().copied().collect();
+        Ok(Self { b, a, core, s })
     }
-    let mut left = b.compute_thin_Q() * svd.U().subcols(0, kept);
-    let mut right = a.compute_thin_Q() * svd.V().subcols(0, kept);
-    for (j, s) in s.iter().take(kept).enumerate() {
-        // Signs are free in a singular value decomposition; the entry of largest magnitude on the left is positive.
-        let largest = left.col(j).iter().copied().max_by(|x, y| x.abs().total_cmp(&y.abs()));
-        let sign = largest.map_or(1.0, f64::signum);
-        left.col_mut(j).iter_mut().for_each(|value| *value *= sign * s);
-        right.col_mut(j).iter_mut().for_each(|value| *value *= sign);
+
+    fn keep(&self, rank: Rank) -> usize {
+        rank.keep(&self.s, 4.0 * self.s.len() as f64 * f64::EPSILON)
     }
-    let a = write(right.transpose(), &whole.a)?;
-    Ok(Factors { a, b: write(left.as_ref(), &whole.b)?, error: share_left_out(&s, kept) })
+
+    /// So many singular directions as tensors like this one.
+    fn leading(&self, kept: usize, like: &Tensor) -> Result<Factors> {
+        let mut left = self.b.compute_thin_Q() * self.core.U().subcols(0, kept);
+        let mut right = self.a.compute_thin_Q() * self.core.V().subcols(0, kept);
+        for (j, s) in self.s.iter().take(kept).enumerate() {
+            // Signs are free in a singular value decomposition; the entry of largest magnitude on the left is positive.
+            let largest = left.col(j).iter().copied().max_by(|x, y| x.abs().total_cmp(&y.abs()));
+            let sign = largest.map_or(1.0, f64::signum);
+            left.col_mut(j).iter_mut().for_each(|value| *value *= sign * s);
+            right.col_mut(j).iter_mut().for_each(|value| *value *= sign);
+        }
+        let (a, b) = (write(right.transpose(), like)?, write(left.as_ref(), like)?);
+        Ok(Factors { a, b, error: share_left_out(&self.s, kept) })
+    }
 }
 
 /// `|delta - delta_k| / |delta|` in Frobenius norms, from the singular values; 0 for a delta of zero.

@@ -7,3 +7,4 @@ mod dora;
 mod init;
 mod laws;
 mod layer;
+mod weighted;

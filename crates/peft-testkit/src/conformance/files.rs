@@ -1,4 +1,4 @@
-//! Law 5: save then load is bit-exact, and what does not fit is refused.
+//! Law 5: save then load, or swap, is bit-exact, and what does not fit is refused.
 
 use super::case::{Case, NAME};
 use super::snapshot::Snapshot;
@@ -22,6 +22,10 @@ pub(super) fn check(case: &Case) -> Verdict {
     let mut loaded = case.elsewhere()?;
     loaded.load_adapter(NAME, &first, &case.registry)?;
     same_adapter(case, &loaded, &trained)?;
+    let mut swapped = case.fresh()?;
+    swapped.eval()?;
+    swapped.hotswap_adapter(NAME, &first, &case.registry)?;
+    same_adapter(case, &swapped, &trained)?;
     loaded.save_adapter(NAME, &second)?;
     for file in [CONFIG_FILE, WEIGHTS_FILE] {
         let (a, b) = (fs::read(first.join(file))?, fs::read(second.join(file))?);

@@ -33,6 +33,9 @@ pub(super) fn check(case: &Case) -> Verdict {
         let what = format!("loading a checkpoint whose `{name}` cannot be read");
         must_fail(&what, model.add_from_source(OTHER, case.config.clone(), &source).map(drop))?;
         untouched(&what, &model)?;
+        let what = format!("swapping the adapter for a checkpoint whose `{name}` cannot be read");
+        must_fail(&what, model.hotswap_from_source(NAME, case.config.clone(), &source).map(drop))?;
+        untouched(&what, &model)?;
     }
 
     let params: Vec<_> = model.trainable().into_iter().map(|(_, var)| Ok((var.copy()?, var))).collect::<Result<_>>()?;
