@@ -296,6 +296,7 @@ fn dot_tile<T: Float, S: Simd, const R: usize, const C: usize>(
 }
 
 /// `R` rows by `C` vectors; rows of `factors` are `stride` apart.
+#[expect(clippy::needless_range_loop, reason = "one index runs over the rows and the vectors")]
 #[inline(always)]
 fn add_tile<T: Float, S: Simd, const R: usize, const C: usize>(
     simd: S,
