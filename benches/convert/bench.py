@@ -12,13 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-# The versions that the parity checks are made with.
-REQUIREMENTS = ROOT / "scripts" / "parity" / "requirements.txt"
+sys.path.insert(0, str(HERE.parent))
+
+from harness import ROOT, environment, run, target  # noqa: E402
+
 ADAPTER = {"r": 2, "u": 13, "weight_tying": 1.0, "target_modules": "all-linear", "init_weights": "uniform"}
 RUNS = 5
 
@@ -56,22 +56,13 @@ def main():
     print(f"\n{facts['threads']} threads, {facts['profile']} profile, load average {facts['load']:.1f} at the end")
 
 
-def environment(folder):
-    """A virtual environment with the pinned packages."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        run(python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS)
-    return python
-
-
 def build(release):
     """The command line and the program that times the library."""
     profile = ["--release"] if release else []
     names = ["--bin", "candle-peft", "--example", "bench_convert"]
     subprocess.run(["cargo", "build", "--workspace", *profile, *names], cwd=ROOT, check=True)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / ("release" if release else "debug")
-    return target / "candle-peft", target / "examples" / "bench_convert"
+    folder = target("release" if release else "debug")
+    return folder / "candle-peft", folder / "examples" / "bench_convert"
 
 
 def ours(command, library, adapter, work):
@@ -111,14 +102,6 @@ def table(rows):
 
 def duration(seconds):
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
-
-
-def run(*words):
-    """What a program printed."""
-    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, words))}\nended with exit code {done.returncode}")
-    return done.stdout
 
 
 if __name__ == "__main__":

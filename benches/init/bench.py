@@ -13,12 +13,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-REQUIREMENTS = ROOT / "scripts" / "parity" / "requirements.txt"
+sys.path.insert(0, str(HERE.parent))
+
+from harness import ROOT, environment, run, target  # noqa: E402
 
 
 def arguments():
@@ -58,19 +58,6 @@ def main():
     print(f"\n{facts['threads']} threads, medians of {args.runs} runs, load average {facts['load']:.1f} at the end")
 
 
-def environment(folder):
-    """A virtual environment with the pinned packages."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        run(python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS)
-    return python
-
-
-def target():
-    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
-
-
 def model(name, base, python, work, args):
     """Medians of either side, in turn, and how far apart the products of the factors are."""
     theirs, ours = [], []
@@ -94,14 +81,6 @@ def single(python, threads):
     found = {(tuple(row["shape"]), row["spectrum"]): row["seconds"] for row in ours if row["r"] == 2}
     return [{"shape": row["shape"], "spectrum": row["spectrum"], "torch": row["seconds"],
              "ours": found[tuple(row["shape"]), row["spectrum"]]} for row in theirs]
-
-
-def run(*words):
-    """What a program printed."""
-    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, words))}\nended with exit code {done.returncode}")
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import adapters
 from reference import check_loaded, strict_warnings
 
 LOGITS_LIMIT = 1e-5
+# PEFT decomposes the weight again when it reads such an adapter, and with another number of threads to other last bits.
+DECOMPOSED, DECOMPOSED_LIMIT = ("pissa", "olora"), 5e-5
 # Cases of other methods are compared where they are.
 REQUIRED = "TINYLORA"
 
@@ -44,4 +46,5 @@ def _check_case(name, original, copy, base, report):
     with torch.no_grad():
         logits = model(expected["input_ids"]).logits.float()
     worst = (logits - expected["adapted_logits"].float()).abs().max().item()
-    report.number(f"golden {name}: logits", worst, 0.0, LOGITS_LIMIT)
+    decomposed = adapters.config(copy).get("init_lora_weights") in DECOMPOSED
+    report.number(f"golden {name}: logits", worst, 0.0, DECOMPOSED_LIMIT if decomposed else LOGITS_LIMIT)

@@ -108,7 +108,7 @@ impl Case {
     }
 
     /// Whether a part of the weight is taken out, which PEFT and this crate each find by a decomposition of their own: PEFT's is
-    /// up to 1.8e-6 off the exact one, in every element of the delta.
+    /// up to 5e-6 off the exact one, in an element of the delta.
     pub(crate) fn is_decomposed(&self) -> bool {
         DECOMPOSED.iter().any(|name| self.dir.ends_with(name))
     }
@@ -117,7 +117,7 @@ impl Case {
     pub(crate) fn tolerance(&self) -> f32 {
         match (self.is_16_bit(), self.is_decomposed()) {
             (true, _) => 0.09,
-            (_, true) => 5e-5,
+            (_, true) => 2e-5,
             _ => 1e-5,
         }
     }
@@ -126,7 +126,7 @@ impl Case {
     pub(crate) fn delta_tolerance(&self) -> f32 {
         match (self.is_16_bit(), self.is_decomposed()) {
             (true, _) => 1e-2,
-            (_, true) => 1e-5,
+            (_, true) => 6e-6,
             _ => 1e-6,
         }
     }
