@@ -47,10 +47,10 @@ def main():
         layers = single(python, args.threads)
         facts = {"base": str(args.base), "threads": args.threads, "load": os.getloadavg()[0]}
         (work / "results.json").write_text(json.dumps({**facts, "models": rows, "layers": layers}, indent=2))
-    print("| weights | PEFT | candle-peft | ratio | load the model | largest difference of B A |\n|---|---|---|---|---|---|")
+    print("| weights | PEFT | candle-peft | ratio | load the model | largest error of B A: PEFT | candle-peft |\n|---|---|---|---|---|---|---|")
     for row in rows:
         print(f"| {row['name']} | {row['peft']:.2f} s | {row['ours']:.3f} s | {row['peft'] / row['ours']:.0f} | {row['load']:.2f} s "
-              f"| {row['difference']:.1e} |")
+              f"| {row['errors'][0]:.1e} | {row['errors'][1]:.1e} |")
     print("\n| layer | spectrum | torch.linalg.svd | r = 2 here | ratio |\n|---|---|---|---|---|")
     for row in layers:
         rows_, cols = row["shape"]
@@ -59,7 +59,7 @@ def main():
 
 
 def model(name, base, python, work, args):
-    """Medians of either side, in turn, and how far apart the products of the factors are."""
+    """Medians of either side, in turn, and how far the products of the factors are from exact ones."""
     theirs, ours = [], []
     outs = [work / f"{name}-peft", work / f"{name}-candle-peft"]
     for _ in range(args.runs):
@@ -67,9 +67,9 @@ def model(name, base, python, work, args):
             shutil.rmtree(out, ignore_errors=True)
         theirs.append(json.loads(run(python, HERE / "peft_side.py", "model", base, outs[0], args.threads)))
         ours.append(json.loads(run(target() / "examples" / "bench_init", base, outs[1])))
-    difference = json.loads(run(python, HERE / "difference.py", *outs))
+    errors = json.loads(run(python, HERE / "errors.py", base, *outs))
     return {"name": name, "peft": statistics.median(run["make"] for run in theirs), "ours": statistics.median(run["make"] for run in ours),
-            "load": statistics.median(run["load"] for run in ours), "difference": difference}
+            "load": statistics.median(run["load"] for run in ours), "errors": errors}
 
 
 def single(python, threads):
