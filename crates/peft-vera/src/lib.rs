@@ -18,7 +18,8 @@
 //! PEFT's adapters on one model all use the projections of the first: another key is refused, a larger layer or rank is refused or
 //! fails in `forward`, and a smaller one is saved with projections that no model but the one with both adapters can load. Here every
 //! adapter has the A and B that its own config asks for, which are those of PEFT's first adapter. A file of a second adapter is read
-//! where its projections have the size that its own layers need, and refused otherwise.
+//! where its projections have the size that its own layers need, and refused otherwise. One without projections means what it means in
+//! PEFT when it is loaded alone, which is not what it meant beside a larger first adapter.
 //!
 //! ```
 //! use candle_core::{DType, Device, Module, Tensor};

@@ -1,7 +1,7 @@
 //! The random matrices that all layers of an adapter share.
 
 use crate::VeraConfig;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use peft_core::torch_rng::TorchRng;
 use peft_core::{Error, HostSpec, ParamBuilder, ParamKey, Projection, Result, Site, adapter_dtype, value_dtype};
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ impl Projections {
             saved: config.save_projection,
             values: values(sites),
         };
-        let device = sites.first().map(|site| site.spec.device.clone()).unwrap_or(candle_core::Device::Cpu);
+        let device = sites.first().map_or(Device::Cpu, |site| site.spec.device.clone());
         // A negative key wraps around, as PyTorch's does; the generator uses the lower 32 bits.
         let generator = || TorchRng::new(config.projection_prng_key as u64);
         let draw_a = |rng: &mut TorchRng| rng.kaiming_uniform(widest, 0.0, r * widest);
