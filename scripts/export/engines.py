@@ -17,7 +17,6 @@ import numpy as np
 from cases import Case
 from safetensors.numpy import load_file, save_file
 
-LIMIT = 1e-4
 # ggml looks GELU up in a table of f16 numbers, and mlx-lm computes that of the first Gemma without PyTorch's approximation. So
 # these base models differ as much without any adapter.
 GELU_LIMIT = 1e-2
@@ -80,6 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, help="the folder of the cases and their base models")
     parser.add_argument("--exports", type=Path, required=True, help="the folder of the converted adapters")
+    parser.add_argument("--limit", type=float, default=1e-4, help="more for a model of many blocks, whose sums round more")
     parser.add_argument("names", nargs="+", metavar="CASE")
     args = parser.parse_args()
 
@@ -93,7 +93,7 @@ def main() -> int:
                 found = engine(case, args.exports / name / file, Path(work))
             error, effect = np.abs(found - adapted).max(), np.abs(found - plain).max()
             # NaN, of a token without a probability, is no agreement; and an adapter that does nothing proves nothing.
-            limit = GELU_LIMIT if case.model_type in GELU[engine.__name__] else LIMIT
+            limit = GELU_LIMIT if case.model_type in GELU[engine.__name__] else args.limit
             agrees = of_base <= limit and error <= limit and effect > 50 * limit
             passed, failed = passed + agrees, failed + (not agrees)
             line = f"{engine.__name__:9} {name}: base {of_base:.1e}, adapter {error:.1e}, effect {effect:.2f}"

@@ -30,6 +30,8 @@ fn outputs(weight: &Tensor) -> Vec<f64> {
 }
 
 proptest! {
+    #![proptest_config(peft_testkit::strategy::config(32))]
+
     #[test]
     fn scores_are_the_same(half in 1usize..5, heads in 1usize..4, groups in 1usize..3, positions in (0usize..9, 0usize..9)) {
         let (size, kv_heads) = (2 * half, heads);
