@@ -16,7 +16,8 @@ pub enum Rank {
     /// The fewest singular directions that hold this share of the delta's energy, the sum of its squared singular values: above
     /// 0 and at most 1. The relative error of a module is then at most `sqrt(1 - share)`. Ranks differ from module to module.
     ///
-    /// This is what a `float` means to PEFT's `convert_to_lora`.
+    /// This is what a `float` means to PEFT's `convert_to_lora`. Energies are told apart to the precision of the decomposition: f64
+    /// for products of two factors, and f32, as in PEFT, for all else.
     Threshold(f64),
 }
 

@@ -1,13 +1,14 @@
 //! Deltas that are no products of two factors.
 
-use super::support::{delta, distance, least_error, load, spectrum};
+use super::support::{delta, distance, least_error, load, random, spectrum};
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use peft_core::checkpoint::DetachedAdapter;
+use peft_core::nn::Linear;
 use peft_core::{
     AdapterLayer, AdapterMethod, Error, HostKind, HostSpec, HostView, Mode, ModuleNames, Param, ParamBuilder, ParamKey,
     PeftModel, Registry, Result, Site, SiteShapes, TargetSpec,
 };
-use peft_lora::{Rank, to_lora, to_lora_with};
+use peft_lora::{ConvertedModule, Rank, to_lora, to_lora_with};
 use peft_testkit::assert::assert_close;
 use peft_testkit::tiny::{TinyModel, TinySpec, noise};
 use proptest::prelude::*;
@@ -175,6 +176,33 @@ fn a_fresh_adapter_of_no_effect_has_rank_one() {
     for rank in [Rank::Fixed(4), Rank::Threshold(0.9)] {
         let lora = to_lora_with(&model.detached("default").unwrap(), rank).unwrap();
         assert!(lora.modules.iter().all(|m| m.rank == 1 && m.error == 0.0), "{:?}", lora.modules);
+    }
+}
+
+/// A lone weight in f32, doubled by gains of two, so that it is its own delta; converted by a threshold of 1.
+fn doubled(weight: Tensor) -> ConvertedModule {
+    let cols = weight.dim(1).unwrap();
+    let mut model = PeftModel::new(Linear::new(weight.to_dtype(DType::F32).unwrap(), None));
+    let targets = TargetSpec::new(ModuleNames::Pattern(String::new()));
+    model.add_adapter("default", Gains { with_bias: false, targets }).unwrap();
+    model.vars()[0].set(&Tensor::full(2f32, cols, &Device::Cpu).unwrap()).unwrap();
+    let lora = to_lora_with(&model.detached("default").unwrap(), Rank::Threshold(1.0)).unwrap();
+    lora.modules.into_iter().next().unwrap()
+}
+
+#[test]
+fn everything_is_what_can_be_told_from_the_rounding_of_f32() {
+    for (rows, cols, seed) in [(40, 30, 1), (120, 90, 2), (90, 200, 3)] {
+        let module = doubled(random((rows, 2), seed).matmul(&random((2, cols), seed)).unwrap());
+        assert!(module.rank == 2 && module.error < ROUNDING, "{module:?}");
+    }
+    // Squares are summed as PEFT sums them: 1e-8 of the energy vanishes, 1e-6 does not.
+    for (second, rank) in [(1e-4, 1), (1e-3, 2)] {
+        let eye = Tensor::eye(8, DType::F64, &Device::Cpu).unwrap();
+        let s = Tensor::new(&[1.0, second, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], &Device::Cpu).unwrap();
+        let module = doubled(eye.broadcast_mul(&s).unwrap());
+        let lost = if rank == 1 { second } else { 0.0 };
+        assert!(module.rank == rank && (module.error - lost).abs() < ROUNDING, "{module:?}");
     }
 }
 

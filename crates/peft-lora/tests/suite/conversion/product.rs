@@ -109,19 +109,18 @@ fn a_small_direction_counts_when_everything_is_asked_for() {
 
 #[test]
 fn directions_that_are_not_there_are_left_out() {
-    // The second row of A repeats the first, so that three factors make a product of rank 2.
+    // The last two rows of A repeat the first two, so that four factors make a product of rank 2.
     let a = random((2, 9), 1);
-    let a = Tensor::cat(&[&a, &a.narrow(0, 0, 1).unwrap()], 0).unwrap();
-    let model = with_factors(&a, &random((7, 3), 2), 3.0);
-    for rank in [Rank::Threshold(1.0), Rank::Fixed(2)] {
+    let model = with_factors(&Tensor::cat(&[&a, &a], 0).unwrap(), &random((7, 4), 2), 3.0);
+    for rank in [Rank::Threshold(1.0), Rank::Fixed(2), Rank::Fixed(3)] {
         let lora = convert(&model, rank);
         assert_eq!(rank_of(&lora), 2, "{rank:?}");
         assert!(lora.modules.iter().all(|m| m.error < ROUNDING), "{:?}", lora.modules);
         assert_optimal(&model, &lora);
     }
-    // The factors as they are, exactly, are three.
-    assert_eq!(rank_of(&convert(&model, Rank::Fixed(3))), 3);
-    assert_eq!(rank_of(&to_lora(&model.detached("default").unwrap()).unwrap()), 3);
+    // The factors as they are, exactly, are four.
+    assert_eq!(rank_of(&convert(&model, Rank::Fixed(4))), 4);
+    assert_eq!(rank_of(&to_lora(&model.detached("default").unwrap()).unwrap()), 4);
 }
 
 #[test]
