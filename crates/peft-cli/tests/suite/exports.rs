@@ -52,8 +52,11 @@ fn only_the_config_of_the_base_is_read() {
     fs::create_dir(&base).unwrap();
     fs::copy(format!("{}/config.json", fixture("base_llama")), format!("{base}/config.json")).unwrap();
     for (to, out) in FORMATS {
-        convert(&fixture("tinylora_default"), &base, to, &place.at(out)).expect_success();
-        assert!(place.exists(out), "{to}");
+        for rank in ["", "--rank 1", "--threshold 0.9"] {
+            let out = place.at(&format!("{}{out}", rank.replace(' ', "_")));
+            convert(&fixture("tinylora_default"), &base, &format!("{to} {rank}"), &out).expect_success();
+            assert!(Path::new(&out).exists(), "{to} {rank}");
+        }
     }
 }
 

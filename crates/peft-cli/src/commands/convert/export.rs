@@ -7,11 +7,11 @@ use crate::destination::{check_distinct, check_writable, check_writable_file};
 use crate::output::{note, usage_error};
 use anyhow::Result;
 use candle_core::Tensor;
-use candle_peft::Registry;
 use candle_peft::core::checkpoint::DetachedAdapter;
 use candle_peft::export::{BaseModel, to_gguf, to_mlx};
 use candle_peft::lora::{Rank, to_lora_with};
 use candle_peft::models::ModelFiles;
+use candle_peft::{Error, Registry};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -25,7 +25,7 @@ struct Source {
 }
 
 impl Source {
-    /// The weights of the base model are read only when a rank is chosen, or the adapter cannot be opened without them.
+    /// The weights of the base model are read only when the adapter cannot be opened or converted without them.
     fn open(args: &ConvertArgs, registry: &Registry) -> Result<Self> {
         let Some(folder) = &args.base else {
             return Err(usage_error(
@@ -34,19 +34,26 @@ impl Source {
         };
         let base = BaseModel::open(folder)?;
         let rank = rank(args);
-        let adapter = match DetachedAdapter::open(&args.adapter, registry) {
-            Ok(adapter) if rank == Rank::Exact => adapter,
-            Err(error) if ModelFiles::open(folder).is_err() => return Err(error.into()),
-            _ => on_base(args, folder, registry)?,
-        };
-        let from = adapter.config.method.peft_type();
-        if rank == Rank::Exact {
-            return Ok(Self { adapter, base, from, converted: None });
+        match DetachedAdapter::open(&args.adapter, registry).and_then(|adapter| at_rank(adapter, rank)) {
+            Ok((adapter, from, converted)) => Ok(Self { adapter, base, from, converted }),
+            Err(error) if ModelFiles::open(folder).is_err() => Err(error.into()),
+            Err(_) => {
+                let (adapter, from, converted) = at_rank(on_base(args, folder, registry)?, rank)?;
+                Ok(Self { adapter, base, from, converted })
+            }
         }
-        let lora = to_lora_with(&adapter, rank)?;
-        let adapter = DetachedAdapter::from_source(lora.config, &lora.tensors)?;
-        Ok(Self { adapter, base, from, converted: Some(Modules::new(rank, lora.modules)) })
     }
+}
+
+/// The adapter as it is or at the rank that was chosen, its method, and what became of each module.
+fn at_rank(adapter: DetachedAdapter, rank: Rank) -> Result<(DetachedAdapter, &'static str, Option<Modules>), Error> {
+    let from = adapter.config.method.peft_type();
+    if rank == Rank::Exact {
+        return Ok((adapter, from, None));
+    }
+    let lora = to_lora_with(&adapter, rank)?;
+    let adapter = DetachedAdapter::from_source(lora.config, &lora.tensors)?;
+    Ok((adapter, from, Some(Modules::new(rank, lora.modules))))
 }
 
 pub(super) fn mlx(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
