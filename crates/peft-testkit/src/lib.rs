@@ -44,12 +44,13 @@
 //!
 //! [`conformance`] holds the laws, [`gradient`] the comparison with finite differences they use, [`tiny`] and [`skeleton`] the
 //! models, [`strategy`] what property tests draw from, [`fixture`] the files that PEFT wrote, and [`mod@assert`] comparisons of
-//! tensors that say how far apart they are.
+//! tensors that say how far apart they are. [`hub`] is a Hub on loopback.
 
 pub mod assert;
 pub mod conformance;
 pub mod fixture;
 pub mod gradient;
+pub mod hub;
 pub mod skeleton;
 pub mod strategy;
 pub mod tiny;
