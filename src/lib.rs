@@ -13,8 +13,13 @@
 //! | [`vera`] | VeRA: trained vectors around shared random matrices |
 //! | [`models`] | trainable Llama and GPT-2, patching of unmodified candle-transformers models |
 //! | [`train`] | data, loss, optimisers, supervised fine-tuning, evaluation, generation |
+//! | [`hub`] | models and adapters from the Hugging Face Hub, and pushing; the feature `hub`, which is on by default |
 //! | [`nn`] | operators with gradients that candle-nn lacks |
 
+#[cfg(feature = "hub")]
+mod pretrained;
+#[cfg(feature = "hub")]
+mod publishing;
 mod tiny_llama;
 
 pub use peft_core as core;
@@ -22,6 +27,8 @@ pub use peft_core::{
     Adapter, AdapterConfig, AdapterMethod, Error, ModuleNames, PeftModel, Registry, Result, TargetSpec, adaptable,
 };
 pub use peft_export as export;
+#[cfg(feature = "hub")]
+pub use peft_hub as hub;
 pub use peft_ia3 as ia3;
 pub use peft_lora as lora;
 pub use peft_lora_xs as lora_xs;
@@ -30,6 +37,8 @@ pub use peft_nn as nn;
 pub use peft_tinylora as tinylora;
 pub use peft_train as train;
 pub use peft_vera as vera;
+#[cfg(feature = "hub")]
+pub use pretrained::{BaseFolder, FromPretrained, Pretrained, PretrainedError};
 pub use tiny_llama::TinyLlama;
 
 /// A registry with the methods of this workspace. Add your own with [`Registry::register`].

@@ -35,16 +35,19 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Combine LoRA adapters of one base model into a new one, without the base model
     Combine(CombineArgs),
-    /// Show what an adapter or model folder holds, or what is wrong with it
+    /// Show what an adapter or model holds, or what is wrong with it
     Inspect(InspectArgs),
+    /// Publish an adapter on the Hugging Face Hub, with a model card
+    Push(PushArgs),
 }
 
 /// The base model and where it runs.
 #[derive(Debug, Args)]
 pub(crate) struct BaseArgs {
-    /// Folder of the base model: config.json, safetensors, tokenizer.json [default: the embedded tiny Llama]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) base: Option<PathBuf>,
+    /// The base model: a folder, or a name on the Hub such as user/name or user/name@revision [default: the one that the adapter
+    /// names, else the embedded tiny Llama]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<String>,
 
     /// Where to compute: cpu, cuda[:N] or metal
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
@@ -58,9 +61,9 @@ pub(crate) struct BaseArgs {
 /// A new adapter's config.
 #[derive(Debug, Args)]
 pub(crate) struct MethodArgs {
-    /// An adapter_config.json, or a folder that holds one
+    /// An adapter_config.json, or a folder or repository on the Hub that holds one
     #[arg(long, value_name = "FILE", conflicts_with = "method")]
-    pub(crate) config: Option<PathBuf>,
+    pub(crate) config: Option<String>,
 
     /// The adapter method with its defaults: tinylora, lora, lora-xs, vera or ia3
     #[arg(long, value_name = "METHOD")]
@@ -93,9 +96,9 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) base: BaseArgs,
 
-    /// An adapter folder to start from
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "method", "set"])]
-    pub(crate) adapter: Option<PathBuf>,
+    /// An adapter to start from: a folder, or a name on the Hub
+    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["config", "method", "set"])]
+    pub(crate) adapter: Option<String>,
 
     #[command(flatten)]
     pub(crate) method: MethodArgs,
@@ -185,9 +188,9 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) base: BaseArgs,
 
-    /// An adapter folder [default: the base model alone]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Option<PathBuf>,
+    /// An adapter: a folder, or a name on the Hub [default: the base model alone]
+    #[arg(long, value_name = "ADAPTER")]
+    pub(crate) adapter: Option<String>,
 
     #[command(flatten)]
     pub(crate) data: DataArgs,
@@ -198,9 +201,9 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) base: BaseArgs,
 
-    /// An adapter folder [default: the base model alone]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Option<PathBuf>,
+    /// An adapter: a folder, or a name on the Hub such as user/name or user/name@revision [default: the base model alone]
+    #[arg(long, value_name = "ADAPTER")]
+    pub(crate) adapter: Option<String>,
 
     /// The text to continue
     #[arg(long, value_name = "S")]
@@ -232,9 +235,9 @@ pub(crate) struct MergeArgs {
     #[command(flatten)]
     pub(crate) base: BaseArgs,
 
-    /// The adapter folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: PathBuf,
+    /// The adapter: a folder, or a name on the Hub
+    #[arg(long, value_name = "ADAPTER")]
+    pub(crate) adapter: String,
 
     /// The model folder to write
     #[arg(long, value_name = "DIR")]
@@ -247,9 +250,9 @@ pub(crate) struct MergeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
-    /// The adapter folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: PathBuf,
+    /// The adapter: a folder, or a name on the Hub
+    #[arg(long, value_name = "ADAPTER")]
+    pub(crate) adapter: String,
 
     /// What to convert to: a method of PEFT, or the format of another program
     #[arg(long, value_enum)]
@@ -259,10 +262,10 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
 
-    /// Base model: for mlx and gguf, which read its config.json; for a method whose change depends on the weights; for an adapter
-    /// whose modules' names do not tell their order
-    #[arg(long, value_name = "DIR")]
-    pub(crate) base: Option<PathBuf>,
+    /// Base model, a folder or a name on the Hub: for mlx and gguf, which read its config.json; for a method whose change depends
+    /// on the weights; for an adapter whose modules' names do not tell their order [default: the one that the adapter names]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<String>,
 
     /// Approximate each module with this rank, where it is not smaller already [default: exact]
     #[arg(long, value_name = "N", conflicts_with = "threshold")]
@@ -275,9 +278,9 @@ pub(crate) struct ConvertArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CombineArgs {
-    /// A LoRA adapter folder; may be repeated
-    #[arg(long = "adapter", value_name = "DIR", required = true)]
-    pub(crate) adapters: Vec<PathBuf>,
+    /// A LoRA adapter, a folder or a name on the Hub; may be repeated
+    #[arg(long = "adapter", value_name = "ADAPTER", required = true)]
+    pub(crate) adapters: Vec<String>,
 
     /// The weight of an adapter, which may be negative: one per --adapter, in their order
     #[arg(long = "weight", value_name = "X", required = true, allow_negative_numbers = true, value_parser = finite)]
@@ -298,13 +301,32 @@ pub(crate) struct CombineArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// An adapter folder or a model folder
+    /// An adapter or a model: a folder, or a name on the Hub
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+
+    /// Check that the adapter fits this base model too; without it the modules of VeRA are not known
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// The adapter folder
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
 
-    /// Check that the adapter fits this base model too; without it the modules of VeRA are not known
-    #[arg(long, value_name = "DIR")]
-    pub(crate) base: Option<PathBuf>,
+    /// Where to: user/name or user/name@branch; the repository is made if need be
+    #[arg(value_name = "REPO")]
+    pub(crate) repo: String,
+
+    /// Make the repository a private one
+    #[arg(long)]
+    pub(crate) private: bool,
+
+    /// The message of the commit
+    #[arg(long, value_name = "TEXT", default_value = "Upload adapter")]
+    pub(crate) message: String,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

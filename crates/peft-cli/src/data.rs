@@ -1,7 +1,7 @@
 //! Data files as a base model reads them.
 
 use crate::args::DataArgs;
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::output::note;
 use anyhow::Result;
 use candle_peft::models::ModelShape;
@@ -24,7 +24,7 @@ pub(crate) struct DataReader {
 }
 
 impl DataReader {
-    pub(crate) fn new(base: &BaseFolder, shape: ModelShape, args: &DataArgs) -> Result<Self> {
+    pub(crate) fn new(base: &Base, shape: ModelShape, args: &DataArgs) -> Result<Self> {
         let tokenizer = base.tokenizer()?;
         let chat = base.chat_template(tokenizer.as_ref())?;
         let chat = chat.map(|template| template.with_now(SystemTime::UNIX_EPOCH + TEMPLATE_DATE));

@@ -9,6 +9,7 @@ mod device;
 mod method;
 mod output;
 mod setting;
+mod transfers;
 mod waiting;
 
 use args::Cli;

@@ -5,7 +5,8 @@ use crate::output::usage_error;
 use crate::setting::Setting;
 use anyhow::{Context, Result};
 use candle_peft::core::checkpoint::CONFIG_FILE;
-use candle_peft::{AdapterConfig, Registry};
+use candle_peft::hub::Part;
+use candle_peft::{AdapterConfig, Pretrained, Registry};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -20,10 +21,11 @@ impl MethodArgs {
     /// The validated config.
     ///
     /// A mistake in `--method` or `--set` is a usage error, one in the file of `--config` is not.
-    pub(crate) fn adapter_config(&self, registry: &Registry) -> Result<AdapterConfig> {
+    pub(crate) fn adapter_config(&self, pretrained: &Pretrained) -> Result<AdapterConfig> {
+        let registry = pretrained.registry();
         let settings = self.set.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>>>()?;
         let fields = match (&self.config, &self.method) {
-            (Some(path), _) => read_config(path, registry)?,
+            (Some(name), _) => read_config(name, pretrained)?,
             // Every model here is a causal language model, and PEFT's `AutoPeftModel` needs to be told.
             (None, Some(method)) => Map::from_iter([
                 (PEFT_TYPE.to_owned(), peft_type(method, registry)?.into()),
@@ -58,11 +60,14 @@ impl MethodArgs {
     }
 }
 
-fn read_config(path: &Path, registry: &Registry) -> Result<Map<String, Value>> {
-    let file = if path.is_dir() { path.join(CONFIG_FILE) } else { path.to_owned() };
+fn read_config(name: &str, pretrained: &Pretrained) -> Result<Map<String, Value>> {
+    let file = match Path::new(name) {
+        file if file.is_file() => file.to_owned(),
+        _ => pretrained.folder(name, Part::AdapterConfig)?.path().join(CONFIG_FILE),
+    };
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     // Parsed as a whole first: what is wrong with the file is not the fault of a setting.
-    registry.parse(&text).with_context(|| file.display().to_string())?;
+    pretrained.registry().parse(&text).with_context(|| file.display().to_string())?;
     serde_json::from_str(&text).with_context(|| file.display().to_string())
 }
 

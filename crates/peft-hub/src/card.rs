@@ -6,7 +6,8 @@ use std::fmt::Write;
 /// A README.md for a pushed adapter, with the metadata by which the Hub files it under its base model.
 ///
 /// ```
-/// let mut card = peft_hub::ModelCard::new("TINYLORA", 13);
+/// let mut card = peft_hub::ModelCard::new("TINYLORA");
+/// card.parameters = Some(13);
 /// card.base_model = Some("HuggingFaceTB/SmolLM2-135M-Instruct".into());
 /// let text = card.render("user/adapter");
 /// assert!(text.starts_with("---\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\nlibrary_name: peft\n"));
@@ -17,8 +18,8 @@ use std::fmt::Write;
 pub struct ModelCard {
     /// The method's `peft_type`.
     pub peft_type: String,
-    /// How many numbers were trained.
-    pub parameters: usize,
+    /// How many numbers were trained, where that is known.
+    pub parameters: Option<usize>,
     /// Name of the base model on the Hub.
     pub base_model: Option<String>,
     /// The commit of the base model that it was made for.
@@ -28,9 +29,9 @@ pub struct ModelCard {
 }
 
 impl ModelCard {
-    /// A card of a method with a number of trained parameters, without a base model.
-    pub fn new(peft_type: impl Into<String>, parameters: usize) -> Self {
-        Self { peft_type: peft_type.into(), parameters, base_model: None, base_revision: None, facts: vec![] }
+    /// A card that says nothing but the method.
+    pub fn new(peft_type: impl Into<String>) -> Self {
+        Self { peft_type: peft_type.into(), parameters: None, base_model: None, base_revision: None, facts: vec![] }
     }
 
     /// The text, for an adapter that is called `repo` on the Hub.
@@ -56,11 +57,12 @@ impl ModelCard {
             (None, Some(other)) => format!("of `{}`, which is not on the Hub under this name", plain(other)),
             (None, None) => "whose base model is not recorded".to_owned(),
         };
-        let numbers = if self.parameters == 1 { "number" } else { "numbers" };
-        line(
-            &mut card,
-            format_args!("A `{}` adapter {of}, with {} trained {numbers}.\n", plain(&self.peft_type), self.parameters),
-        );
+        let trained = match self.parameters {
+            Some(1) => ", with one trained number".to_owned(),
+            Some(count) => format!(", with {count} trained numbers"),
+            None => String::new(),
+        };
+        line(&mut card, format_args!("A `{}` adapter {of}{trained}.\n", plain(&self.peft_type)));
         if let Some(revision) = &self.base_revision {
             line(&mut card, format_args!("It was made for commit `{}` of the base model.\n", plain(revision)));
         }
@@ -100,5 +102,5 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 
 /// Text that stays within a line and a cell.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || "|`".contains(c) { ' ' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || c == '|' { ' ' } else { c }).collect()
 }

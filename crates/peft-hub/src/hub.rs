@@ -105,7 +105,7 @@ impl Hub {
     /// As [`Source::parse`] and [`Hub::fetch`].
     pub fn get(&self, source: &str, part: Part) -> Result<Snapshot> {
         match Source::parse(source)? {
-            Source::Folder(path) => Ok(Snapshot { path, origin: None }),
+            Source::Folder(path) => Ok(Snapshot::of_folder(path)),
             Source::Repo(repo) => self.fetch(&repo, part),
         }
     }
@@ -246,13 +246,20 @@ impl Part {
     fn describe(self) -> &'static str {
         match self {
             Self::Adapter => "adapter_config.json and the adapter's tensors",
+            Self::AdapterConfig => "adapter_config.json",
             Self::ModelConfig => "config.json",
+            Self::Any => "an adapter or a model",
             Self::Model | Self::WholeModel => "config.json and the model's safetensors",
         }
     }
 }
 
 impl Snapshot {
+    /// A folder that is here.
+    pub fn of_folder(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), origin: None }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,6 +1,7 @@
 //! Telling how a transfer goes.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Told what happens during transfers. All methods do nothing unless written.
@@ -26,6 +27,28 @@ pub trait Progress: Debug + Send + Sync {
     /// Something a user should know, in a line.
     fn note(&self, line: &str) {
         let _ = line;
+    }
+}
+
+impl<P: Progress + ?Sized> Progress for Arc<P> {
+    fn begin(&self, file: &str, done: u64, total: u64) {
+        (**self).begin(file, done, total);
+    }
+
+    fn at(&self, done: u64) {
+        (**self).at(done);
+    }
+
+    fn end(&self) {
+        (**self).end();
+    }
+
+    fn retry(&self, reason: &str, pause: Duration) {
+        (**self).retry(reason, pause);
+    }
+
+    fn note(&self, line: &str) {
+        (**self).note(line);
     }
 }
 

@@ -31,12 +31,16 @@ const COMPANIONS: [&str; 5] = ["added_tokens.json", "merges.txt", "tokenizer.mod
 pub enum Part {
     /// An adapter: its config and tensors.
     Adapter,
+    /// Only the config of an adapter.
+    AdapterConfig,
     /// Only the config of a model.
     ModelConfig,
     /// A model to run: config, weights, tokenizer, chat template.
     Model,
     /// A model to make another folder of: all that belongs to it.
     WholeModel,
+    /// An adapter if it is one, else a model to run.
+    Any,
 }
 
 /// The names of files that a part consists of.
@@ -51,16 +55,21 @@ impl Part {
     /// What of it there is, told from which names there are. `names` are some of them, for messages.
     pub(crate) fn of(self, repo: &str, has: &dyn Fn(&str) -> bool, names: &[&str]) -> Result<Wanted> {
         let mut wanted = Wanted::default();
+        if self == Self::Any {
+            let part = if has(ADAPTER_CONFIG) { Self::Adapter } else { Self::Model };
+            return part.of(repo, has, names);
+        }
         let (config, weights, optional): (_, &[&str], Vec<&str>) = match self {
             Self::Adapter => (ADAPTER_CONFIG, &ADAPTER_WEIGHTS, vec![]),
+            Self::AdapterConfig => (ADAPTER_CONFIG, &[], vec![]),
             Self::ModelConfig => (MODEL_CONFIG, &[], vec![]),
-            Self::Model => (MODEL_CONFIG, &MODEL_WEIGHTS, TEXT.to_vec()),
+            Self::Model | Self::Any => (MODEL_CONFIG, &MODEL_WEIGHTS, TEXT.to_vec()),
             Self::WholeModel => (MODEL_CONFIG, &MODEL_WEIGHTS, [&TEXT[..], &COMPANIONS[..]].concat()),
         };
         let unfit = |reason: String| Error::Unfit { repo: repo.to_owned(), reason };
         if !has(config) {
             let other = match self {
-                Self::Adapter if has(MODEL_CONFIG) => "this is a model, not an adapter: ",
+                Self::Adapter | Self::AdapterConfig if has(MODEL_CONFIG) => "this is a model, not an adapter: ",
                 Self::Model | Self::WholeModel | Self::ModelConfig if has(ADAPTER_CONFIG) => {
                     "this is an adapter, not a model: "
                 }

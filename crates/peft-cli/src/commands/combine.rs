@@ -5,8 +5,9 @@ use crate::destination::{check_distinct, check_writable};
 use crate::output::usage_error;
 use crate::waiting::waiting;
 use anyhow::{Context, Result};
-use candle_peft::Registry;
+use candle_peft::Pretrained;
 use candle_peft::core::checkpoint::DetachedAdapter;
+use candle_peft::hub::Part;
 use candle_peft::lora::{Combination, ConvertedModule, LoraConfig, WeightedAdapter, combine};
 use serde::Serialize;
 use std::fmt;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    adapters: Vec<Part>,
+    adapters: Vec<Summand>,
     out: PathBuf,
     #[serde(rename = "type")]
     combination: &'static str,
@@ -27,15 +28,15 @@ pub(super) struct Report {
 }
 
 #[derive(Debug, Serialize)]
-struct Part {
-    adapter: PathBuf,
+struct Summand {
+    adapter: String,
     weight: f64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Part { adapter, weight } in &self.adapters {
-            writeln!(f, "{weight:>8} x {}", adapter.display())?;
+        for Summand { adapter, weight } in &self.adapters {
+            writeln!(f, "{weight:>8} x {adapter}")?;
         }
         let Self { combination, rank, modules, parameters, out, .. } = self;
         writeln!(f, "combined by {combination}: rank {rank}, {modules} modules, {parameters} parameters")?;
@@ -49,7 +50,7 @@ impl fmt::Display for Report {
     }
 }
 
-pub(super) fn run(args: &CombineArgs, registry: &Registry) -> Result<Report> {
+pub(super) fn run(args: &CombineArgs, pretrained: &Pretrained) -> Result<Report> {
     let CombineArgs { adapters, weights, out, .. } = args;
     if adapters.len() != weights.len() {
         let (adapters, weights) = (adapters.len(), weights.len());
@@ -57,18 +58,19 @@ pub(super) fn run(args: &CombineArgs, registry: &Registry) -> Result<Report> {
     }
     let combination = combination(args)?;
     check_writable(out)?;
-    for dir in adapters {
-        check_distinct(out, dir, "--adapter")?;
+    let mut opened = vec![];
+    for name in adapters {
+        let folder = pretrained.folder(name, Part::Adapter)?;
+        check_distinct(out, folder.path(), "--adapter")?;
+        opened.push(DetachedAdapter::open(folder, pretrained.registry())?);
     }
-    let names: Vec<String> = adapters.iter().map(|dir| dir.display().to_string()).collect();
-    let opened = adapters.iter().map(|dir| DetachedAdapter::open(dir, registry)).collect::<Result<Vec<_>, _>>()?;
-    let weighted: Vec<WeightedAdapter<'_>> = (names.iter().zip(&opened).zip(weights))
+    let weighted: Vec<WeightedAdapter<'_>> = (adapters.iter().zip(&opened).zip(weights))
         .map(|((name, adapter), weight)| WeightedAdapter::new(name, adapter, *weight))
         .collect();
     let combined = waiting("combining", || combine(&weighted, combination))?;
     combined.save(out)?;
     let config = combined.config.method.downcast_ref::<LoraConfig>().context("the combination is not a LoRA")?;
-    let part = |(adapter, weight): (&PathBuf, &f64)| Part { adapter: adapter.clone(), weight: *weight };
+    let part = |(adapter, weight): (&String, &f64)| Summand { adapter: adapter.clone(), weight: *weight };
     Ok(Report {
         adapters: adapters.iter().zip(weights).map(part).collect(),
         out: out.clone(),

@@ -8,16 +8,16 @@ use crate::destination::{check_distinct, check_writable};
 use anyhow::Result;
 use candle_core::Device;
 use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter};
+use candle_peft::hub::{Part, Snapshot};
 use candle_peft::lora::to_lora_with;
-use candle_peft::models::load_model;
-use candle_peft::{PeftModel, Registry};
+use candle_peft::{BaseFolder, Error, Pretrained, PretrainedError};
 use serde::Serialize;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    adapter: PathBuf,
+    adapter: String,
     out: PathBuf,
     from: &'static str,
     to: &'static str,
@@ -40,21 +40,27 @@ impl fmt::Display for Report {
     }
 }
 
-pub(super) fn run(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
+/// An adapter to convert, and where its base model is found should it be needed.
+struct Conversion<'a> {
+    args: &'a ConvertArgs,
+    pretrained: &'a Pretrained,
+    folder: Snapshot,
+}
+
+pub(super) fn run(args: &ConvertArgs, pretrained: &Pretrained) -> Result<Report> {
+    let open = || Ok(Conversion { args, pretrained, folder: pretrained.folder(&args.adapter, Part::Adapter)? });
     match args.to {
-        ConversionArg::Lora => lora(args, registry),
-        ConversionArg::Mlx => export::mlx(args, registry),
-        ConversionArg::Gguf => export::gguf(args, registry),
+        ConversionArg::Lora => lora(args, open),
+        ConversionArg::Mlx => export::mlx(args, open),
+        ConversionArg::Gguf => export::gguf(args, open),
     }
 }
 
-fn lora(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
+fn lora<'a>(args: &ConvertArgs, open: impl FnOnce() -> Result<Conversion<'a>>) -> Result<Report> {
     check_writable(&args.out)?;
-    check_distinct(&args.out, &args.adapter, "--adapter")?;
-    let adapter = match &args.base {
-        None => DetachedAdapter::open(&args.adapter, registry)?,
-        Some(base) => on_base(args, base, registry)?,
-    };
+    let conversion = open()?;
+    check_distinct(&args.out, conversion.folder.path(), "--adapter")?;
+    let adapter = conversion.adapter()?;
     let rank = lora::rank(args);
     let converted = to_lora_with(&adapter, rank)?;
     converted.save(&args.out)?;
@@ -70,9 +76,33 @@ fn lora(args: &ConvertArgs, registry: &Registry) -> Result<Report> {
     })
 }
 
-/// The adapter as it is on its base model, which knows what the adapter's file may not tell.
-fn on_base(args: &ConvertArgs, base: &Path, registry: &Registry) -> Result<DetachedAdapter> {
-    let mut model = PeftModel::new(load_model(base, None, &Device::Cpu)?);
-    model.load_adapter(DEFAULT_ADAPTER, &args.adapter, registry)?;
-    Ok(model.detached(DEFAULT_ADAPTER)?)
+impl Conversion<'_> {
+    /// The adapter: on its base model if one was named or its method cannot do without, else by itself.
+    fn adapter(&self) -> Result<DetachedAdapter> {
+        if self.args.base.is_some() {
+            return self.on_base();
+        }
+        match self.alone() {
+            Err(Error::NeedsBase { .. }) => self.on_base(),
+            adapter => Ok(adapter?),
+        }
+    }
+
+    /// The adapter as its files tell it.
+    fn alone(&self) -> Result<DetachedAdapter, Error> {
+        DetachedAdapter::open(&self.folder, self.pretrained.registry())
+    }
+
+    /// The adapter as it is on its base model, which knows what the adapter's file may not tell.
+    fn on_base(&self) -> Result<DetachedAdapter> {
+        let base = self.base(Part::Model)?;
+        let mut model = base.load(None, &Device::Cpu)?;
+        self.pretrained.attach(&mut model, DEFAULT_ADAPTER, &self.folder)?;
+        Ok(model.detached(DEFAULT_ADAPTER)?)
+    }
+
+    /// The base model that was named, or that the adapter names.
+    fn base(&self, part: Part) -> Result<BaseFolder, PretrainedError> {
+        self.pretrained.base_for(self.args.base.as_deref(), &self.folder, part)
+    }
 }

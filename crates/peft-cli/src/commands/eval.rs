@@ -1,11 +1,13 @@
 //! `eval`: the loss on a data file.
 
-use super::attach;
+use super::adapter;
 use crate::args::EvalArgs;
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::data::DataReader;
 use anyhow::Result;
-use candle_peft::Registry;
+use candle_peft::Pretrained;
+use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
+use candle_peft::hub::Part;
 use candle_peft::models::CausalLanguageModel;
 use candle_peft::train::eval::{Evaluation, evaluate};
 use serde::Serialize;
@@ -15,7 +17,7 @@ use std::path::PathBuf;
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     base: String,
-    adapter: Option<PathBuf>,
+    adapter: Option<String>,
     data: PathBuf,
     #[serde(flatten)]
     evaluation: Evaluation,
@@ -32,11 +34,14 @@ impl fmt::Display for Report {
     }
 }
 
-pub(super) fn run(args: &EvalArgs, registry: &Registry) -> Result<Report> {
-    let base = BaseFolder::open(args.base.base.as_deref())?;
+pub(super) fn run(args: &EvalArgs, pretrained: &Pretrained) -> Result<Report> {
+    let adapter = adapter(args.adapter.as_deref(), pretrained)?;
+    let base = Base::open(args.base.base.as_deref(), adapter.as_ref(), Part::Model, pretrained)?;
     let mut model = base.load(&args.base, 0)?;
     let data = DataReader::new(&base, model.base().shape(), &args.data)?.read(&args.data.data)?;
-    attach(&mut model, args.adapter.as_deref(), registry)?;
+    if let Some(adapter) = &adapter {
+        pretrained.attach(&mut model, DEFAULT_ADAPTER, adapter)?;
+    }
     Ok(Report {
         base: base.name().to_owned(),
         adapter: args.adapter.clone(),

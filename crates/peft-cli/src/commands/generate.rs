@@ -1,11 +1,13 @@
 //! `generate`: a continuation of a prompt.
 
-use super::attach;
+use super::adapter;
 use crate::args::GenerateArgs;
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::output::{Output, write_text};
 use anyhow::{Context, Result, anyhow};
-use candle_peft::Registry;
+use candle_peft::Pretrained;
+use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
+use candle_peft::hub::Part;
 use candle_peft::models::CausalLanguageModel;
 use candle_peft::train::chat::Message;
 use candle_peft::train::generate::{FinishReason, GenerationConfig, generate};
@@ -28,14 +30,17 @@ impl fmt::Display for Report {
     }
 }
 
-pub(super) fn run(args: &GenerateArgs, registry: &Registry, output: Output) -> Result<()> {
-    let base = BaseFolder::open(args.base.base.as_deref())?;
+pub(super) fn run(args: &GenerateArgs, pretrained: &Pretrained, output: Output) -> Result<()> {
+    let adapter = adapter(args.adapter.as_deref(), pretrained)?;
+    let base = Base::open(args.base.base.as_deref(), adapter.as_ref(), Part::Model, pretrained)?;
     let tokenizer = base.tokenizer()?;
     let tokenizer = tokenizer
         .with_context(|| format!("{}: no tokenizer.json, so text cannot be generated", base.dir().display()))?;
     let prompt = prompt_ids(args, &base, &tokenizer)?;
     let mut model = base.load(&args.base, 0)?;
-    attach(&mut model, args.adapter.as_deref(), registry)?;
+    if let Some(adapter) = &adapter {
+        pretrained.attach(&mut model, DEFAULT_ADAPTER, adapter)?;
+    }
     let stop_ids = match tokenizer.stop_ids() {
         [] => model.base().eos_token_ids(),
         ids => ids,
@@ -77,7 +82,7 @@ pub(super) fn run(args: &GenerateArgs, registry: &Registry, output: Output) -> R
     })
 }
 
-fn prompt_ids(args: &GenerateArgs, base: &BaseFolder, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+fn prompt_ids(args: &GenerateArgs, base: &Base, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     if !args.chat {
         return Ok(tokenizer.encode_open(&args.prompt)?);
     }

@@ -1,13 +1,14 @@
 //! `init`: an untrained adapter.
 
 use crate::args::InitArgs;
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::destination::check_writable;
 use crate::waiting::waiting;
 use anyhow::Result;
-use candle_peft::Registry;
+use candle_peft::Pretrained;
 use candle_peft::core::ParamCounts;
 use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
+use candle_peft::hub::Part;
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -32,10 +33,10 @@ impl fmt::Display for Report {
     }
 }
 
-pub(super) fn run(args: &InitArgs, registry: &Registry) -> Result<Report> {
-    let config = args.method.adapter_config(registry)?;
+pub(super) fn run(args: &InitArgs, pretrained: &Pretrained) -> Result<Report> {
+    let config = args.method.adapter_config(pretrained)?;
     check_writable(&args.out)?;
-    let base = BaseFolder::open(args.base.base.as_deref())?;
+    let base = Base::open(args.base.base.as_deref(), None, Part::Model, pretrained)?;
     let mut model = base.load(&args.base, args.seed)?;
     let adapter = waiting("making the adapter", || model.add_adapter(DEFAULT_ADAPTER, config))?;
     let peft_type = adapter.config.method.peft_type();

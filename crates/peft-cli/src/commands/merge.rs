@@ -1,13 +1,14 @@
 //! `merge`: base model and adapter as one model folder.
 
-use super::attach;
 use crate::args::MergeArgs;
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::destination::{check_distinct, check_writable};
 use crate::output::note;
 use anyhow::Result;
+use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
+use candle_peft::hub::Part;
 use candle_peft::models::{CausalLanguageModel, CausalLm, Companions};
-use candle_peft::{Error, PeftModel, Registry};
+use candle_peft::{Error, PeftModel, Pretrained};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     base: String,
-    adapter: PathBuf,
+    adapter: String,
     out: PathBuf,
     dtype: String,
     parameters: usize,
@@ -30,20 +31,21 @@ struct FileSize {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "merged {} into {}", self.adapter.display(), self.base)?;
+        writeln!(f, "merged {} into {}", self.adapter, self.base)?;
         writeln!(f, "{} parameters as {}", self.parameters, self.dtype)?;
         write!(f, "saved to {}", self.out.display())
     }
 }
 
-pub(super) fn run(args: &MergeArgs, registry: &Registry) -> Result<Report> {
+pub(super) fn run(args: &MergeArgs, pretrained: &Pretrained) -> Result<Report> {
     check_writable(&args.out)?;
-    check_distinct(&args.out, &args.adapter, "--adapter")?;
-    let base = BaseFolder::open(args.base.base.as_deref())?;
+    let adapter = pretrained.folder(&args.adapter, Part::Adapter)?;
+    check_distinct(&args.out, adapter.path(), "--adapter")?;
+    let base = Base::open(args.base.base.as_deref(), Some(&adapter), Part::WholeModel, pretrained)?;
     check_distinct(&args.out, base.dir(), "--base")?;
     let companions = Companions::of_folder(base.dir())?;
     let mut model = base.load(&args.base, 0)?;
-    attach(&mut model, Some(&args.adapter), registry)?;
+    pretrained.attach(&mut model, DEFAULT_ADAPTER, &adapter)?;
     merge(&mut model, args.safe)?;
     let parameters = model.param_counts()?.total;
     let merged = model.merge_and_unload()?;

@@ -7,35 +7,33 @@ mod generate;
 mod init;
 mod inspect;
 mod merge;
+mod push;
 mod train;
 
 use crate::args::Command;
 use crate::output::Output;
+use crate::transfers::Transfers;
 use anyhow::Result;
-use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
-use candle_peft::models::CausalLm;
-use candle_peft::{PeftModel, Registry};
-use std::path::Path;
+use candle_peft::Pretrained;
+use candle_peft::hub::{Part, Snapshot};
 
 /// Runs a command and prints its result.
 pub(crate) fn run(command: Command, output: Output) -> Result<()> {
-    let registry = candle_peft::registry()?;
+    let pretrained = Pretrained::new()?.with_progress(Transfers::default());
     match command {
-        Command::Init(args) => output.report(&init::run(&args, &registry)?),
-        Command::Train(args) => output.report(&train::run(&args, &registry)?),
-        Command::Eval(args) => output.report(&eval::run(&args, &registry)?),
-        Command::Generate(args) => generate::run(&args, &registry, output),
-        Command::Merge(args) => output.report(&merge::run(&args, &registry)?),
-        Command::Convert(args) => output.report(&convert::run(&args, &registry)?),
-        Command::Combine(args) => output.report(&combine::run(&args, &registry)?),
-        Command::Inspect(args) => output.report(&inspect::run(&args, &registry)?),
+        Command::Init(args) => output.report(&init::run(&args, &pretrained)?),
+        Command::Train(args) => output.report(&train::run(&args, &pretrained)?),
+        Command::Eval(args) => output.report(&eval::run(&args, &pretrained)?),
+        Command::Generate(args) => generate::run(&args, &pretrained, output),
+        Command::Merge(args) => output.report(&merge::run(&args, &pretrained)?),
+        Command::Convert(args) => output.report(&convert::run(&args, &pretrained)?),
+        Command::Combine(args) => output.report(&combine::run(&args, &pretrained)?),
+        Command::Push(args) => output.report(&push::run(&args, &pretrained)?),
+        Command::Inspect(args) => output.report(&inspect::run(&args, &pretrained)?),
     }
 }
 
-/// Attaches the adapter of a folder, if one is named.
-fn attach(model: &mut PeftModel<CausalLm>, adapter: Option<&Path>, registry: &Registry) -> Result<()> {
-    if let Some(dir) = adapter {
-        model.load_adapter(DEFAULT_ADAPTER, dir, registry)?;
-    }
-    Ok(())
+/// The adapter that was named, if one was.
+fn adapter(name: Option<&str>, pretrained: &Pretrained) -> Result<Option<Snapshot>> {
+    Ok(name.map(|name| pretrained.folder(name, Part::Adapter)).transpose()?)
 }

@@ -1,15 +1,16 @@
 //! `train`: supervised fine-tuning of an adapter.
 
-use super::attach;
+use super::adapter;
 use crate::args::{OptimizerArg, ScheduleArg, TrainArgs};
-use crate::base::BaseFolder;
+use crate::base::Base;
 use crate::data::DataReader;
 use crate::destination::{check_distinct, check_writable};
 use crate::output::{note, usage_error};
 use crate::waiting::waiting;
 use anyhow::Result;
-use candle_peft::Registry;
+use candle_peft::Pretrained;
 use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
+use candle_peft::hub::Part;
 use candle_peft::models::CausalLanguageModel;
 use candle_peft::train::metrics::Metrics;
 use candle_peft::train::optim::{AdamWConfig, OptimizerConfig, SgdConfig};
@@ -52,32 +53,33 @@ impl fmt::Display for Report {
     }
 }
 
-pub(super) fn run(args: &TrainArgs, registry: &Registry) -> Result<Report> {
+pub(super) fn run(args: &TrainArgs, pretrained: &Pretrained) -> Result<Report> {
     let config = match &args.adapter {
         Some(_) => None,
-        None if args.method.is_given() => Some(args.method.adapter_config(registry)?),
-        None => return Err(usage_error("nothing to train: name --adapter DIR, --method METHOD or --config FILE")),
+        None if args.method.is_given() => Some(args.method.adapter_config(pretrained)?),
+        None => return Err(usage_error("nothing to train: name --adapter ADAPTER, --method METHOD or --config FILE")),
     };
     if args.warmup > args.steps {
         let (warmup, steps) = (args.warmup, args.steps);
         return Err(usage_error(format!("--warmup {warmup} is more than --steps {steps}")));
     }
     check_writable(&args.out)?;
-    if let Some(adapter) = &args.adapter {
+    let adapter = adapter(args.adapter.as_deref(), pretrained)?;
+    if let Some(adapter) = &adapter {
         // A resumed run needs the adapter that it started from.
-        check_distinct(&args.out, adapter, "--adapter")?;
+        check_distinct(&args.out, adapter.path(), "--adapter")?;
     }
     let started = Instant::now();
-    let base = BaseFolder::open(args.base.base.as_deref())?;
+    let base = Base::open(args.base.base.as_deref(), adapter.as_ref(), Part::Model, pretrained)?;
     let mut model = base.load(&args.base, args.seed)?;
     let reader = DataReader::new(&base, model.base().shape(), &args.data)?;
     let data = reader.read(&args.data.data)?;
     let eval_data = args.eval_data.as_deref().map(|path| reader.read(path)).transpose()?;
-    match config {
-        Some(config) => {
-            waiting("making the adapter", || model.add_adapter(DEFAULT_ADAPTER, config).map(drop))?;
-        }
-        None => attach(&mut model, args.adapter.as_deref(), registry)?,
+    if let Some(config) = config {
+        waiting("making the adapter", || model.add_adapter(DEFAULT_ADAPTER, config).map(drop))?;
+    }
+    if let Some(adapter) = &adapter {
+        pretrained.attach(&mut model, DEFAULT_ADAPTER, adapter)?;
     }
     let peft_type = model.adapter(DEFAULT_ADAPTER)?.config.method.peft_type();
     let trainable_parameters = model.param_counts()?.trainable;

@@ -25,7 +25,7 @@ fn missing_folders_and_files_are_named() {
         (format!("eval --base {nowhere} --data {data}"), "no such folder"),
         (format!("eval --base {base} --data {nowhere}"), "nowhere"),
         (format!("init --base {base} --config {nowhere} --out {out}"), "nowhere"),
-        (format!("eval --base {data} --data {data}"), "not a folder"),
+        (format!("eval --base {data} --data {data}"), "this is a file"),
         (format!("generate --base {base} --prompt x"), "no tokenizer.json"),
     ] {
         run(&words, &[]).expect_error(1, &[says]);

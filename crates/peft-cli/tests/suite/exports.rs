@@ -75,11 +75,16 @@ fn base_weights_that_are_left_out_are_mentioned() {
 fn a_base_is_needed_and_must_be_one() {
     let place = Workplace::new();
     let adapter = fixture("lora_default");
+    let unnamed = place.changed_adapter("unnamed", |files| {
+        files.config.remove("base_model_name_or_path");
+    });
     let before = place.names();
     for (to, out) in FORMATS {
         let out = place.at(out);
         run(&format!("convert --adapter {adapter} --to {to} --out {out}"), &[])
-            .expect_error(2, &["--base DIR", "config.json"]);
+            .expect_error(1, &["was made for base_llama", "--base"]);
+        run(&format!("convert --adapter {unnamed} --to {to} --out {out}"), &[])
+            .expect_error(2, &["--base MODEL", "config.json"]);
         convert(&adapter, &place.at("absent"), to, &out).expect_error(1, &[&place.at("absent"), "no such folder"]);
         convert(&adapter, &adapter, to, &out).expect_error(1, &[&adapter, "has no config.json"]);
         assert_eq!(place.names(), before, "{to}");

@@ -10,6 +10,7 @@ mod combine;
 mod commands;
 mod conversion;
 mod exports;
+mod hub;
 mod interruption;
 mod support;
 mod usage;

@@ -52,6 +52,11 @@ impl Outcome {
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_candle-peft"));
     command.env_remove("RUST_BACKTRACE");
+    // No test reaches the network, or whatever the user has in their cache; those of the Hub say where it is.
+    for variable in ["HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH", "HF_ENDPOINT"] {
+        command.env_remove(variable);
+    }
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nowhere");
     command
 }
 

@@ -132,6 +132,14 @@ impl DetachedAdapter {
     }
 }
 
+impl DetachedAdapter {
+    /// How many numbers training changed: the adapter's own and those of whole modules that came along.
+    pub fn trainable_count(&self) -> usize {
+        let carried = self.carried.iter().filter(|(name, _)| !name.ends_with("base_layer.weight"));
+        self.params.trainable_count() + carried.map(|(_, tensor)| tensor.elem_count()).sum::<usize>()
+    }
+}
+
 /// The key of a tensor that is a whole weight or bias of the base model, not part of an adapter layer.
 fn whole_module_key(rest: &str, matcher: &Matcher, config: &AdapterConfig) -> Option<ParamKey> {
     for name in WHOLE_MODULE_NAMES {

@@ -32,18 +32,33 @@ pub struct PeftModel<M> {
     active: Vec<String>,
     enabled: bool,
     base_name: Option<String>,
+    base_revision: Option<String>,
     init_seed: u64,
 }
 
 impl<M: Adaptable> PeftModel<M> {
     /// A model without adapters.
     pub fn new(base: M) -> Self {
-        Self { base, adapters: vec![], active: vec![], enabled: true, base_name: None, init_seed: 0 }
+        Self {
+            base,
+            adapters: vec![],
+            active: vec![],
+            enabled: true,
+            base_name: None,
+            base_revision: None,
+            init_seed: 0,
+        }
     }
 
     /// Sets the name or folder of the base model, which saved configs mention.
     pub fn with_base_name(mut self, name: impl Into<String>) -> Self {
         self.base_name = Some(name.into());
+        self
+    }
+
+    /// Sets the commit or other revision of the base model, which saved configs mention beside its name.
+    pub fn with_base_revision(mut self, revision: impl Into<String>) -> Self {
+        self.base_revision = Some(revision.into());
         self
     }
 
@@ -56,6 +71,11 @@ impl<M: Adaptable> PeftModel<M> {
     /// The model itself: call `forward` on this.
     pub fn base(&self) -> &M {
         &self.base
+    }
+
+    /// The name or folder of the base model, if it was given.
+    pub fn base_name(&self) -> Option<&str> {
+        self.base_name.as_deref()
     }
 
     /// The attached adapters, in the order they were added.
@@ -90,6 +110,7 @@ impl<M: Adaptable> PeftModel<M> {
     pub fn add_adapter(&mut self, name: &str, config: impl Into<AdapterConfig>) -> Result<&Adapter> {
         let mut config = config.into();
         config.meta.base_model_name_or_path = self.base_name.clone().or(config.meta.base_model_name_or_path);
+        config.meta.revision = self.base_revision.clone().or(config.meta.revision);
         config.meta.peft_version.get_or_insert_with(|| PEFT_VERSION.to_owned());
         self.add(name, config, None, Mode::Train)
     }
@@ -104,7 +125,12 @@ impl<M: Adaptable> PeftModel<M> {
         config: impl Into<AdapterConfig>,
         source: &dyn TensorSource,
     ) -> Result<&Adapter> {
-        self.add(name, config.into(), Some(source), Mode::Infer)
+        let mut config = config.into();
+        // A branch may have moved since the adapter was made; the commit that it runs on now is known.
+        if self.base_revision.is_some() && config.meta.base_model_name_or_path == self.base_name {
+            config.meta.revision.clone_from(&self.base_revision);
+        }
+        self.add(name, config, Some(source), Mode::Infer)
     }
 
     fn add(

@@ -20,7 +20,8 @@ fn folder(weights: &[u8]) -> TempDir {
 }
 
 fn options() -> PushOptions {
-    let mut card = ModelCard::new("TINYLORA", 13);
+    let mut card = ModelCard::new("TINYLORA");
+    card.parameters = Some(13);
     card.base_model = Some("user/model".to_owned());
     PushOptions::default().card(card)
 }
@@ -139,13 +140,13 @@ fn failures_leave_no_commit() {
 #[test]
 fn a_card_never_names_a_folder_as_its_base() {
     let place = place();
-    let mut card = ModelCard::new("LORA", 8);
+    let mut card = ModelCard::new("LORA");
     card.base_model = Some("/home/somebody/llama".to_owned());
-    card.facts = vec![("rank | size".to_owned(), "8\n`".to_owned())];
+    card.facts = vec![("rank | size".to_owned(), "8\n".to_owned())];
     let text = card.render("me/new");
     assert!(!text.split("\n---\n").next().unwrap().contains("base_model"), "{text}");
     assert!(text.contains("`/home/somebody/llama`, which is not on the Hub"), "{text}");
-    assert!(text.contains("| rank   size | 8   |"), "{text}");
+    assert!(text.contains("| rank   size | 8  |"), "{text}");
     let options = PushOptions::default().card(card);
     place.hub_as_user().push(folder(b"x").path(), "me/new", &options).unwrap();
 }

@@ -53,7 +53,7 @@ fn nothing_that_is_printed_holds_it() {
             place.server.plant(request, 9, Fault::Status(status, vec![("x-error-message".into(), echo.clone())]));
             let heard = Heard::default();
             let hub = place.hub_as_user().with_progress(heard.clone());
-            let options = PushOptions::default().card(ModelCard::new("LORA", 1));
+            let options = PushOptions::default().card(ModelCard::new("LORA"));
             let fetched = hub.adapter(ADAPTER).map(|_| String::new());
             let pushed = hub.push(folder.path(), "me/new", &options).map(|_| String::new());
             assert!(fetched.is_err() || pushed.is_err(), "{request} {status}");

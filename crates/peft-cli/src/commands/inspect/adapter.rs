@@ -4,9 +4,8 @@ use anyhow::Result;
 use candle_core::Device;
 use candle_peft::core::TensorSource;
 use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter, DetachedSite, read_adapter};
-use candle_peft::models::load_model;
 use candle_peft::tinylora::TinyLoraConfig;
-use candle_peft::{PeftModel, Registry};
+use candle_peft::{BaseFolder, Registry};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
@@ -30,7 +29,7 @@ pub(in crate::commands) struct AdapterReport {
     /// Bytes of tensor data.
     bytes: usize,
     /// The base model that the adapter was found to fit.
-    fits: Option<PathBuf>,
+    fits: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,7 +51,7 @@ struct StoredTensor {
 }
 
 impl AdapterReport {
-    pub(super) fn new(dir: &Path, base: Option<&Path>, registry: &Registry) -> Result<Self> {
+    pub(super) fn new(dir: &Path, base: Option<&BaseFolder>, registry: &Registry) -> Result<Self> {
         let (config, file) = read_adapter(dir, registry)?;
         let mut adapter = None;
         if !config.method.needs_base() {
@@ -60,7 +59,7 @@ impl AdapterReport {
             adapter = Some(detached.map_err(|error| error.at(file.path().display().to_string()))?);
         }
         if let Some(base) = base {
-            let mut model = PeftModel::new(load_model(base, None, &Device::Cpu)?);
+            let mut model = base.load(None, &Device::Cpu)?;
             model
                 .add_from_source(DEFAULT_ADAPTER, config.clone(), &file)
                 .map_err(|error| error.at(dir.display().to_string()))?;
@@ -91,10 +90,10 @@ impl AdapterReport {
             unknown_fields: config.meta.unknown.keys().cloned().collect(),
             groups: groups.as_ref().map(|groups| groups.count()),
             modules: sites.map(|sites| sites.iter().enumerate().map(module).collect()),
-            trainable_parameters: adapter.as_ref().map(trainable),
+            trainable_parameters: adapter.as_ref().map(DetachedAdapter::trainable_count),
             bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
             tensors,
-            fits: base.map(Path::to_owned),
+            fits: base.map(|base| base.name().to_owned()),
         })
     }
 }
@@ -104,18 +103,13 @@ fn side(length: usize) -> Option<usize> {
     (length > 0).then_some(length)
 }
 
-fn trainable(adapter: &DetachedAdapter) -> usize {
-    let carried = adapter.carried.iter().filter(|(name, _)| !name.ends_with("base_layer.weight"));
-    adapter.params.trainable_count() + carried.map(|(_, tensor)| tensor.elem_count()).sum::<usize>()
-}
-
 impl fmt::Display for AdapterReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "adapter     {}", self.dir.display())?;
         writeln!(f, "method      {}", self.peft_type)?;
         writeln!(f, "base        {}", self.base_model.as_deref().unwrap_or("not named"))?;
         if let Some(fits) = &self.fits {
-            writeln!(f, "fits        {}", fits.display())?;
+            writeln!(f, "fits        {fits}")?;
         }
         if let Some(targets) = self.config.get("target_modules").filter(|targets| !targets.is_null()) {
             writeln!(f, "targets     {targets}")?;

@@ -6,8 +6,9 @@ mod model;
 use crate::args::InspectArgs;
 use adapter::AdapterReport;
 use anyhow::{Result, bail};
-use candle_peft::Registry;
+use candle_peft::Pretrained;
 use candle_peft::core::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
+use candle_peft::hub::Part;
 use model::ModelReport;
 use serde::Serialize;
 use std::fmt;
@@ -30,13 +31,12 @@ impl fmt::Display for Report {
     }
 }
 
-pub(super) fn run(args: &InspectArgs, registry: &Registry) -> Result<Report> {
-    let dir = &args.dir;
-    if !dir.is_dir() {
-        bail!("{}: {}", dir.display(), if dir.exists() { "not a folder" } else { "no such folder" });
-    }
+pub(super) fn run(args: &InspectArgs, pretrained: &Pretrained) -> Result<Report> {
+    let folder = pretrained.folder(&args.name, Part::Any)?;
+    let dir = folder.path();
     if dir.join(CONFIG_FILE).exists() || dir.join(WEIGHTS_FILE).exists() {
-        return Ok(Report::Adapter(AdapterReport::new(dir, args.base.as_deref(), registry)?));
+        let base = args.base.as_deref().map(|base| pretrained.base(base, Part::Model)).transpose()?;
+        return Ok(Report::Adapter(AdapterReport::new(dir, base.as_ref(), pretrained.registry())?));
     }
     if dir.join(MODEL_CONFIG_FILE).exists() {
         return Ok(Report::Model(ModelReport::new(dir)?));

@@ -1,6 +1,6 @@
 //! What a model folder holds.
 
-use crate::base::BaseFolder;
+use crate::base::{chat_template, tokenizer};
 use anyhow::Result;
 use candle_core::Device;
 use candle_peft::PeftModel;
@@ -29,9 +29,8 @@ pub(in crate::commands) struct ModelReport {
 impl ModelReport {
     pub(super) fn new(dir: &Path) -> Result<Self> {
         let model = PeftModel::new(load_model(dir, None, &Device::Cpu)?);
-        let base = BaseFolder::open(Some(dir))?;
-        let tokenizer = base.tokenizer()?;
-        let has_chat_template = base.chat_template(tokenizer.as_ref())?.is_some();
+        let tokenizer = tokenizer(dir)?;
+        let has_chat_template = chat_template(dir, tokenizer.as_ref())?.is_some();
         let parameters = model.param_counts()?.total;
         let model = model.base();
         let ModelShape { layers, hidden_size, vocab_size, max_positions, .. } = model.shape();

@@ -1,0 +1,323 @@
+//! Models with adapters by name.
+
+use crate::{Adapter, AdapterConfig, Error, PeftModel, Registry, TinyLlama};
+use candle_core::{DType, Device};
+use peft_core::checkpoint::{CONFIG_FILE, DEFAULT_ADAPTER};
+use peft_hub::{Hub, Part, Progress, RepoRef, Snapshot, Source};
+use peft_models::{CausalLm, load_model};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What can go wrong when models and adapters are loaded by name.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PretrainedError {
+    /// They could not be fetched.
+    #[error("{0}")]
+    Hub(peft_hub::Error),
+    /// They could not be loaded.
+    #[error("{0}")]
+    Peft(Error),
+    /// The adapter does not say what it was made for, and nobody else did.
+    #[error(
+        "{adapter}: adapter_config.json does not name the base model; name it (`with_base`, or --base on the command line)"
+    )]
+    NoBase {
+        /// The adapter.
+        adapter: String,
+    },
+    /// The base model that the adapter names is not there.
+    #[error(
+        "{adapter} was made for {base}, as its adapter_config.json says, which cannot be had; name another base model \
+         (`with_base`, or --base on the command line): {reason}"
+    )]
+    LostBase {
+        /// The adapter.
+        adapter: String,
+        /// The base model that it names.
+        base: String,
+        /// Why that cannot be had.
+        reason: String,
+    },
+    /// The base model that was given is not the one that the adapter was made for, and does not fit.
+    #[error("the adapter was made for {expected} and does not fit {given}: {reason}")]
+    OtherBase {
+        /// The base model that the adapter names.
+        expected: String,
+        /// The base model that was given.
+        given: String,
+        /// What does not fit.
+        reason: Error,
+    },
+}
+
+impl From<peft_hub::Error> for PretrainedError {
+    fn from(error: peft_hub::Error) -> Self {
+        Self::Hub(error)
+    }
+}
+
+impl From<Error> for PretrainedError {
+    fn from(error: Error) -> Self {
+        Self::Peft(error)
+    }
+}
+
+/// Loads models and adapters by name: a local folder, or a repository on the Hugging Face Hub.
+///
+/// ```no_run
+/// use candle_core::DType;
+/// use candle_peft::Pretrained;
+///
+/// let model = Pretrained::new()?.with_base("user/base@v2").with_dtype(DType::BF16).load("user/adapter")?;
+/// # Ok::<(), candle_peft::PretrainedError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Pretrained {
+    hub: Option<Hub>,
+    progress: Option<Arc<dyn Progress>>,
+    registry: Registry,
+    base: Option<String>,
+    dtype: Option<DType>,
+    device: Device,
+}
+
+/// A model with its adapter in one line.
+///
+/// ```no_run
+/// use candle_peft::{FromPretrained, PeftModel};
+///
+/// let model = PeftModel::from_pretrained("user/adapter")?; // its config names the base model
+/// # Ok::<(), candle_peft::PretrainedError>(())
+/// ```
+pub trait FromPretrained: Sized {
+    /// Loads an adapter and the base model that it was made for, in that model's dtype, on the CPU. The adapter is active, in
+    /// inference mode. [`Pretrained`] does the same with options.
+    ///
+    /// # Errors
+    /// As [`Pretrained::load`].
+    fn from_pretrained(adapter: &str) -> Result<Self, PretrainedError>;
+}
+
+impl FromPretrained for PeftModel<CausalLm> {
+    fn from_pretrained(adapter: &str) -> Result<Self, PretrainedError> {
+        Pretrained::new()?.load(adapter)
+    }
+}
+
+/// The folder of a base model.
+#[derive(Debug)]
+pub struct BaseFolder {
+    snapshot: Snapshot,
+    name: String,
+    /// The embedded model, whose files vanish with this value.
+    _embedded: Option<TinyLlama>,
+}
+
+impl Pretrained {
+    /// The environment's Hub, this workspace's methods, and whatever base model an adapter names.
+    ///
+    /// # Errors
+    /// Never, unless methods of this workspace were registered twice.
+    pub fn new() -> Result<Self, PretrainedError> {
+        let registry = crate::registry()?;
+        Ok(Self { hub: None, progress: None, registry, base: None, dtype: None, device: Device::Cpu })
+    }
+
+    /// Another Hub than the environment's. Of the environment nothing is read then; otherwise it is when something is to be fetched.
+    #[must_use]
+    pub fn with_hub(self, hub: Hub) -> Self {
+        Self { hub: Some(hub), ..self }
+    }
+
+    /// Reports what the environment's Hub transfers.
+    #[must_use]
+    pub fn with_progress(self, progress: impl Progress + 'static) -> Self {
+        Self { progress: Some(Arc::new(progress)), ..self }
+    }
+
+    /// Other methods.
+    #[must_use]
+    pub fn with_registry(self, registry: Registry) -> Self {
+        Self { registry, ..self }
+    }
+
+    /// A base model instead of the one that the adapter names.
+    #[must_use]
+    pub fn with_base(self, base: impl Into<String>) -> Self {
+        Self { base: Some(base.into()), ..self }
+    }
+
+    /// The dtype to load the base model in, instead of its own.
+    #[must_use]
+    pub fn with_dtype(self, dtype: DType) -> Self {
+        Self { dtype: Some(dtype), ..self }
+    }
+
+    /// Where to compute.
+    #[must_use]
+    pub fn with_device(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
+    /// The methods.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The Hub.
+    ///
+    /// # Errors
+    /// When the environment makes no sense.
+    pub fn hub(&self) -> Result<Hub, PretrainedError> {
+        let hub = self.hub.clone().map_or_else(Hub::from_env, Ok)?;
+        Ok(self.progress.iter().fold(hub, |hub, progress| hub.with_progress(progress.clone())))
+    }
+
+    /// A model with an adapter, which is active, in inference mode.
+    ///
+    /// # Errors
+    /// When one of them cannot be fetched or loaded, or they do not fit each other.
+    pub fn load(&self, adapter: &str) -> Result<PeftModel<CausalLm>, PretrainedError> {
+        let folder = self.folder(adapter, Part::Adapter)?;
+        let base = self.base_for(self.base.as_deref(), &folder, Part::Model)?;
+        let mut model = base.load(self.dtype, &self.device)?;
+        self.attach(&mut model, DEFAULT_ADAPTER, &folder)?;
+        Ok(model)
+    }
+
+    /// Attaches another adapter to a model, as [`PeftModel::load_adapter`] does.
+    ///
+    /// # Errors
+    /// As [`PeftModel::load_adapter`]; [`PretrainedError::OtherBase`] when it was made for another base model than this.
+    pub fn attach<'m>(
+        &self,
+        model: &'m mut PeftModel<CausalLm>,
+        name: &str,
+        adapter: &Snapshot,
+    ) -> Result<&'m Adapter, PretrainedError> {
+        let reason = match model.load_adapter(name, adapter, &self.registry) {
+            Ok(_) => return Ok(model.adapter(name)?),
+            Err(error) => error,
+        };
+        // What is wrong with the adapter itself is no matter of its base model.
+        let expected = self.config(adapter).ok().and_then(|config| config.meta.base_model_name_or_path);
+        match (expected, model.base_name()) {
+            (Some(expected), Some(given)) if expected != given => {
+                Err(PretrainedError::OtherBase { expected, given: given.to_owned(), reason })
+            }
+            _ => Err(reason.into()),
+        }
+    }
+
+    /// The folder that a text names, fetched if need be.
+    ///
+    /// # Errors
+    /// As [`Hub::get`].
+    pub fn folder(&self, source: &str, part: Part) -> Result<Snapshot, PretrainedError> {
+        match Source::parse(source)? {
+            Source::Repo(repo) => self.fetch(&repo, part),
+            // Nothing of the environment is needed then, so nothing of it can be wrong.
+            Source::Folder(folder) => Ok(Snapshot::of_folder(folder)),
+            _ => Ok(self.hub()?.get(source, part)?),
+        }
+    }
+
+    /// The folder of a base model: the one that is given, or the one that an adapter names, at the revision that it names.
+    ///
+    /// # Errors
+    /// [`PretrainedError::NoBase`] and [`PretrainedError::LostBase`], and when a model that is given cannot be had.
+    pub fn base_for(&self, given: Option<&str>, adapter: &Snapshot, part: Part) -> Result<BaseFolder, PretrainedError> {
+        if let Some(given) = given {
+            return self.base(given, part);
+        }
+        let meta = self.config(adapter)?.meta;
+        let name = meta.base_model_name_or_path.filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| PretrainedError::NoBase { adapter: adapter.name() })?;
+        let lost = |error: peft_hub::Error| PretrainedError::LostBase {
+            adapter: adapter.name(),
+            base: name.clone(),
+            reason: error.to_string(),
+        };
+        if name == TinyLlama::NAME {
+            return self.base(&name, part);
+        }
+        match (Source::parse(&name).map_err(lost)?, meta.revision) {
+            (Source::Repo(repo), Some(revision)) => {
+                let repo = repo.at(&revision).map_err(lost)?;
+                Ok(BaseFolder::of(self.fetch(&repo, part).map_err(|e| lost_hub(e, lost))?))
+            }
+            _ => Ok(BaseFolder::of(self.folder(&name, part).map_err(|e| lost_hub(e, lost))?)),
+        }
+    }
+
+    /// The folder of a base model. The embedded Llama's name is [`TinyLlama::NAME`].
+    ///
+    /// # Errors
+    /// As [`Pretrained::folder`].
+    pub fn base(&self, source: &str, part: Part) -> Result<BaseFolder, PretrainedError> {
+        if source == TinyLlama::NAME && !Path::new(source).exists() {
+            BaseFolder::embedded()
+        } else {
+            Ok(BaseFolder::of(self.folder(source, part)?))
+        }
+    }
+
+    fn fetch(&self, repo: &RepoRef, part: Part) -> Result<Snapshot, PretrainedError> {
+        Ok(self.hub()?.fetch(repo, part)?)
+    }
+
+    fn config(&self, adapter: &Snapshot) -> Result<AdapterConfig, Error> {
+        let path = adapter.path().join(CONFIG_FILE);
+        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        self.registry.parse(&text).map_err(|e| e.at(path.display().to_string()))
+    }
+}
+
+fn lost_hub(error: PretrainedError, lost: impl Fn(peft_hub::Error) -> PretrainedError) -> PretrainedError {
+    match error {
+        PretrainedError::Hub(error) => lost(error),
+        other => other,
+    }
+}
+
+impl BaseFolder {
+    /// The embedded Llama, unpacked.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub fn embedded() -> Result<Self, PretrainedError> {
+        let tiny = TinyLlama::unpack()?;
+        let snapshot = Snapshot::of_folder(tiny.path());
+        Ok(Self { snapshot, name: TinyLlama::NAME.to_owned(), _embedded: Some(tiny) })
+    }
+
+    fn of(snapshot: Snapshot) -> Self {
+        Self { name: snapshot.name(), snapshot, _embedded: None }
+    }
+
+    /// Where the files are.
+    pub fn path(&self) -> &Path {
+        self.snapshot.path()
+    }
+
+    /// What adapters call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The commit that its files are of, if they are from the Hub.
+    pub fn revision(&self) -> Option<&str> {
+        self.snapshot.origin().map(|origin| &*origin.commit)
+    }
+
+    /// Loads the model, to attach adapters to; those that are saved name it, and the commit.
+    ///
+    /// # Errors
+    /// As [`load_model`].
+    pub fn load(&self, dtype: Option<DType>, device: &Device) -> Result<PeftModel<CausalLm>, Error> {
+        let model = PeftModel::new(load_model(self.path(), dtype, device)?).with_base_name(self.name());
+        Ok(self.revision().into_iter().fold(model, |model, revision| model.with_base_revision(revision)))
+    }
+}
