@@ -18,8 +18,6 @@
 
 #[cfg(feature = "hub")]
 mod pretrained;
-#[cfg(feature = "hub")]
-mod publishing;
 mod tiny_llama;
 
 pub use peft_core as core;

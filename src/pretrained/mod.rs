@@ -1,68 +1,20 @@
 //! Models with adapters by name.
 
+mod base;
+mod error;
+mod publishing;
+
+pub use base::BaseFolder;
+pub use error::PretrainedError;
+
 use crate::{Adapter, AdapterConfig, Error, PeftModel, Registry, TinyLlama};
 use candle_core::{DType, Device};
 use peft_core::checkpoint::{CONFIG_FILE, DEFAULT_ADAPTER};
 use peft_hub::{Hub, Part, Progress, RepoRef, Snapshot, Source};
-use peft_models::{CausalLm, load_model};
+use peft_models::CausalLm;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-
-/// What can go wrong when models and adapters are loaded by name.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PretrainedError {
-    /// They could not be fetched.
-    #[error("{0}")]
-    Hub(peft_hub::Error),
-    /// They could not be loaded.
-    #[error("{0}")]
-    Peft(Error),
-    /// The adapter does not say what it was made for, and nobody else did.
-    #[error(
-        "{adapter}: adapter_config.json does not name the base model; name it (`with_base`, or --base on the command line)"
-    )]
-    NoBase {
-        /// The adapter.
-        adapter: String,
-    },
-    /// The base model that the adapter names is not there.
-    #[error(
-        "{adapter} was made for {base}, as its adapter_config.json says, which cannot be had; name another base model \
-         (`with_base`, or --base on the command line): {reason}"
-    )]
-    LostBase {
-        /// The adapter.
-        adapter: String,
-        /// The base model that it names.
-        base: String,
-        /// Why that cannot be had.
-        reason: String,
-    },
-    /// The base model that was given is not the one that the adapter was made for, and does not fit.
-    #[error("the adapter was made for {expected} and does not fit {given}: {reason}")]
-    OtherBase {
-        /// The base model that the adapter names.
-        expected: String,
-        /// The base model that was given.
-        given: String,
-        /// What does not fit.
-        reason: Error,
-    },
-}
-
-impl From<peft_hub::Error> for PretrainedError {
-    fn from(error: peft_hub::Error) -> Self {
-        Self::Hub(error)
-    }
-}
-
-impl From<Error> for PretrainedError {
-    fn from(error: Error) -> Self {
-        Self::Peft(error)
-    }
-}
 
 /// Loads models and adapters by name: a local folder, or a repository on the Hugging Face Hub.
 ///
@@ -104,15 +56,6 @@ impl FromPretrained for PeftModel<CausalLm> {
     fn from_pretrained(adapter: &str) -> Result<Self, PretrainedError> {
         Pretrained::new()?.load(adapter)
     }
-}
-
-/// The folder of a base model.
-#[derive(Debug)]
-pub struct BaseFolder {
-    snapshot: Snapshot,
-    name: String,
-    /// The embedded model, whose files vanish with this value.
-    _embedded: Option<TinyLlama>,
 }
 
 impl Pretrained {
@@ -205,7 +148,7 @@ impl Pretrained {
         let expected = self.config(adapter).ok().and_then(|config| config.meta.base_model_name_or_path);
         match (expected, model.base_name()) {
             (Some(expected), Some(given)) if expected != given => {
-                Err(PretrainedError::OtherBase { expected, given: given.to_owned(), reason })
+                Err(PretrainedError::OtherBase { expected, given: given.to_owned(), reason: Box::new(reason) })
             }
             _ => Err(reason.into()),
         }
@@ -279,45 +222,5 @@ fn lost_hub(error: PretrainedError, lost: impl Fn(peft_hub::Error) -> Pretrained
     match error {
         PretrainedError::Hub(error) => lost(error),
         other => other,
-    }
-}
-
-impl BaseFolder {
-    /// The embedded Llama, unpacked.
-    ///
-    /// # Errors
-    /// When there is no place for it.
-    pub fn embedded() -> Result<Self, PretrainedError> {
-        let tiny = TinyLlama::unpack()?;
-        let snapshot = Snapshot::of_folder(tiny.path());
-        Ok(Self { snapshot, name: TinyLlama::NAME.to_owned(), _embedded: Some(tiny) })
-    }
-
-    fn of(snapshot: Snapshot) -> Self {
-        Self { name: snapshot.name(), snapshot, _embedded: None }
-    }
-
-    /// Where the files are.
-    pub fn path(&self) -> &Path {
-        self.snapshot.path()
-    }
-
-    /// What adapters call it.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The commit that its files are of, if they are from the Hub.
-    pub fn revision(&self) -> Option<&str> {
-        self.snapshot.origin().map(|origin| &*origin.commit)
-    }
-
-    /// Loads the model, to attach adapters to; those that are saved name it, and the commit.
-    ///
-    /// # Errors
-    /// As [`load_model`].
-    pub fn load(&self, dtype: Option<DType>, device: &Device) -> Result<PeftModel<CausalLm>, Error> {
-        let model = PeftModel::new(load_model(self.path(), dtype, device)?).with_base_name(self.name());
-        Ok(self.revision().into_iter().fold(model, |model, revision| model.with_base_revision(revision)))
     }
 }
