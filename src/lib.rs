@@ -59,6 +59,11 @@ pub fn registry() -> Result<Registry> {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// The code of the guide to the Hub, likewise.
+#[cfg(all(doctest, feature = "hub"))]
+#[doc = include_str!("../docs/guide/hub.md")]
+struct HubGuide;
+
 /// The code of the guide to methods, likewise.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/methods.md")]
