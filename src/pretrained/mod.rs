@@ -50,11 +50,21 @@ pub trait FromPretrained: Sized {
     /// # Errors
     /// As [`Pretrained::load`].
     fn from_pretrained(adapter: &str) -> Result<Self, PretrainedError>;
+
+    /// Attaches another adapter by name. It becomes the only active one, in inference mode.
+    ///
+    /// # Errors
+    /// As [`Pretrained::load_adapter`].
+    fn load_pretrained(&mut self, name: &str, adapter: &str) -> Result<&Adapter, PretrainedError>;
 }
 
 impl FromPretrained for PeftModel<CausalLm> {
     fn from_pretrained(adapter: &str) -> Result<Self, PretrainedError> {
         Pretrained::new()?.load(adapter)
+    }
+
+    fn load_pretrained(&mut self, name: &str, adapter: &str) -> Result<&Adapter, PretrainedError> {
+        Pretrained::new()?.load_adapter(self, name, adapter)
     }
 }
 
@@ -128,6 +138,19 @@ impl Pretrained {
         let mut model = base.load(self.dtype, &self.device)?;
         self.attach(&mut model, DEFAULT_ADAPTER, &folder)?;
         Ok(model)
+    }
+
+    /// Fetches another adapter and attaches it to a model.
+    ///
+    /// # Errors
+    /// When it cannot be fetched, and as [`Pretrained::attach`].
+    pub fn load_adapter<'m>(
+        &self,
+        model: &'m mut PeftModel<CausalLm>,
+        name: &str,
+        adapter: &str,
+    ) -> Result<&'m Adapter, PretrainedError> {
+        self.attach(model, name, &self.folder(adapter, Part::Adapter)?)
     }
 
     /// Attaches another adapter to a model, as [`PeftModel::load_adapter`] does.

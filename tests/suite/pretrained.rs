@@ -74,7 +74,10 @@ fn adapter_and_base_come_from_the_hub() {
     let registry = candle_peft::registry().unwrap();
     let hub = Hub::new(settings.clone());
     model.load_adapter("second", hub.adapter("user/adapter").unwrap(), &registry).unwrap();
-    assert_eq!(model.adapters().len(), 2);
+    pretrained().load_adapter(&mut model, "third", "user/adapter").unwrap();
+    model.load_pretrained("fourth", dir.path().to_str().unwrap()).unwrap();
+    assert_eq!(model.active().collect::<Vec<_>>(), ["fourth"]);
+    assert_eq!(model.adapters().len(), 4);
 }
 
 #[test]

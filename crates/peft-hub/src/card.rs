@@ -1,6 +1,7 @@
 //! The page that the Hub shows for an adapter.
 
 use crate::RepoRef;
+use crate::source::is_commit;
 use std::fmt::Write;
 
 /// A README.md for a pushed adapter, with the metadata by which the Hub files it under its base model.
@@ -74,12 +75,14 @@ impl ModelCard {
             card.push('\n');
         }
         let base = base.unwrap_or("BASE_MODEL");
+        let revision = self.base_revision.as_deref().filter(|revision| is_commit(revision));
+        let revision = revision.map(|revision| format!(", revision=\"{revision}\"")).unwrap_or_default();
         line(
             &mut card,
             format_args!(
                 "## Load it\n\nWith [PEFT](https://github.com/huggingface/peft):\n\n```python\n\
                  from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n\
-                 base = AutoModelForCausalLM.from_pretrained(\"{base}\")\n\
+                 base = AutoModelForCausalLM.from_pretrained(\"{base}\"{revision})\n\
                  model = PeftModel.from_pretrained(base, \"{repo}\")\n```\n"
             ),
         );

@@ -209,9 +209,13 @@ fn what_was_pushed_is_loaded_by_name() {
     assert_eq!(online.hub.is_private("me/pushed"), Some(true));
     let (card, _) = online.hub.file("me/pushed", "main", "README.md").unwrap();
     let card = String::from_utf8(card).unwrap();
-    for part in
-        ["base_model: maker/base\n", "`TINYLORA` adapter", "with 104 trained numbers", "| `u` | 13 |", &online.base]
-    {
+    for part in [
+        "base_model: maker/base\n",
+        "`TINYLORA` adapter",
+        "with 104 trained numbers",
+        "| `u` | 13 |",
+        &format!("revision=\"{}\"", online.base),
+    ] {
         assert!(card.contains(part), "`{part}` is not in: {card}");
     }
     let words = "generate --max-new-tokens 4 --json --prompt 3+4= --adapter";
