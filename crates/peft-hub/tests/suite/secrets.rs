@@ -58,7 +58,7 @@ fn nothing_that_is_printed_holds_it() {
             let pushed = hub.push(folder.path(), "me/new", &options).map(|_| String::new());
             assert!(fetched.is_err() || pushed.is_err(), "{request} {status}");
             for outcome in [fetched, pushed] {
-                let error = outcome.map_or_else(|e| format!("{e} {e:?}"), |ok| ok);
+                let error = outcome.unwrap_or_else(|e| format!("{e} {e:?}"));
                 assert!(!error.contains(TOKEN), "{error}");
             }
             assert!(!heard.lines().iter().any(|line| line.contains(TOKEN)), "{:?}", heard.lines());
