@@ -54,16 +54,33 @@ impl Registry {
         })?;
         let mut own = fields.clone();
         own.remove("peft_type");
-        let method = parse(own.clone()).map_err(|e| name_field(*parse, &own, e))?;
+        let method = parse(own.clone()).or_else(|e| without_nulls(*parse, &own).ok_or(e));
+        let method = method.map_err(|e| name_field(*parse, &own, e))?;
         let config = AdapterConfig::from_parts(method, fields)?;
         config.method.validate()?;
         Ok(config)
     }
 }
 
+/// The method when `null` is read as a flag that is not set, which it is to PEFT, and as an empty map of patterns.
+fn without_nulls(parse: Parse, fields: &Map<String, Value>) -> Option<BoxedMethod> {
+    let (nulls, rest): (Map<_, _>, Map<_, _>) = fields.clone().into_iter().partition(|(_, value)| value.is_null());
+    let method = parse(rest).ok()?;
+    let read = method.to_json().ok()?;
+    let is_unset = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    };
+    nulls.keys().all(|key| read.get(key).is_none_or(is_unset)).then_some(method)
+}
+
+/// Above this many fields the one at fault is not looked for: each takes a parse of all others.
+const SEARCHED: usize = 500;
+
 /// Serde does not say which field of a flattened struct is at fault; it is the one without which the rest parses.
 fn name_field(parse: Parse, fields: &Map<String, Value>, error: Error) -> Error {
-    let culprit = fields.iter().find(|(key, _)| {
+    let culprit = fields.iter().filter(|_| fields.len() <= SEARCHED).find(|(key, _)| {
         let mut rest = fields.clone();
         rest.remove(*key);
         parse(rest).is_ok()

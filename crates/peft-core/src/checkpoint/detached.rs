@@ -1,6 +1,7 @@
 //! An adapter looked at without its base model.
 
-use super::{order, read_adapter};
+use super::{Keys, order, read_adapter};
+use crate::error::preview;
 use crate::params::SITE_PREFIX;
 use crate::{
     AdapterConfig, AdapterLayer, BaseWeight, Error, HostKind, HostRole, HostSpec, Matcher, ParamBuilder, ParamKey,
@@ -74,6 +75,11 @@ impl DetachedAdapter {
         if config.method.needs_base() {
             return Err(Error::NeedsBase { method: config.method.peft_type() });
         }
+        let keys = Keys::new(source, &config.method)?;
+        Self::from_keys(config, &keys).map_err(|error| keys.in_words_of_the_file(error))
+    }
+
+    fn from_keys(config: AdapterConfig, source: &Keys<'_>) -> Result<Self> {
         let mut by_module: BTreeMap<String, SiteShapes> = BTreeMap::new();
         let matcher = Matcher::new(config.method.targets())?;
         let mut carried_keys = vec![];
@@ -97,7 +103,11 @@ impl DetachedAdapter {
         }
         if shapes.is_empty() {
             let method = config.method.peft_type();
-            return Err(Error::config(format!("the file has no tensors that a {method} adapter adapts a module with")));
+            let names: Vec<String> = source.names().into_iter().collect();
+            let names = if names.is_empty() { "none".to_owned() } else { preview(&names) };
+            return Err(Error::config(format!(
+                "the file has no tensors that a {method} adapter adapts a module with; it has {names}"
+            )));
         }
         let mut paths: Vec<String> = shapes.keys().cloned().collect();
         let ordered = order::sort(&mut paths);
