@@ -55,6 +55,10 @@ impl AdapterMethod for VeraConfig {
 
     /// # Errors
     /// A checkpoint must hold both vectors of every site and, with `save_projection`, A and B.
+    fn tensor_names(&self) -> &'static [&'static str] {
+        &["vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B"]
+    }
+
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
         let mut projections = Projections::new(self, sites, params)?;
         let mut layers: Vec<Arc<dyn AdapterLayer>> = Vec::with_capacity(sites.len());
