@@ -7,7 +7,7 @@ use crate::args::InspectArgs;
 use adapter::AdapterReport;
 use anyhow::{Result, bail};
 use candle_peft::Registry;
-use candle_peft::core::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
+use candle_peft::core::checkpoint::{CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE};
 use model::ModelReport;
 use serde::Serialize;
 use std::fmt;
@@ -35,7 +35,7 @@ pub(super) fn run(args: &InspectArgs, registry: &Registry) -> Result<Report> {
     if !dir.is_dir() {
         bail!("{}: {}", dir.display(), if dir.exists() { "not a folder" } else { "no such folder" });
     }
-    if dir.join(CONFIG_FILE).exists() || dir.join(WEIGHTS_FILE).exists() {
+    if [CONFIG_FILE, WEIGHTS_FILE, PICKLE_FILE].iter().any(|name| dir.join(name).exists()) {
         return Ok(Report::Adapter(AdapterReport::new(dir, args.base.as_deref(), registry)?));
     }
     if dir.join(MODEL_CONFIG_FILE).exists() {
