@@ -209,3 +209,31 @@ fn a_pickle_is_opened_without_its_base() {
     let paths = |adapter: &DetachedAdapter| adapter.sites.iter().map(|site| site.path.clone()).collect::<Vec<_>>();
     assert_eq!(paths(&open(old.path())), paths(&open(new)));
 }
+
+/// Nothing as large as a config says is made before the file was looked at.
+#[test]
+fn sizes_in_a_config_are_held_against_the_tensors_first() {
+    for (case, fields) in [
+        ("lora_default", &["r"][..]),
+        ("lora_dora", &["r"]),
+        ("lora_pissa", &["r"]),
+        ("lora_embedding", &["r"]),
+        ("vera_default", &["r"]),
+        ("vera_no_projection", &["r"]),
+        ("tinylora_default", &["r", "u"]),
+        ("tinylora_no_projection", &["r", "u"]),
+    ] {
+        let case = Case::open(case);
+        let text = fs::read_to_string(case.dir.join(CONFIG_FILE)).unwrap();
+        for field in fields {
+            let mut config: Map<String, Value> = serde_json::from_str(&text).unwrap();
+            config.insert((*field).to_owned(), json!(1u64 << 45));
+            let config = registry().unwrap().parse_fields(config).unwrap();
+            let tensors = renamed(&case, str::to_owned);
+            let loaded = case.base_model().add_from_source("x", config, &tensors).map(drop);
+            // The rank of TinyLoRA is no larger than the weight's, whatever the config says.
+            let error = loaded.unwrap_err().to_string();
+            assert!(error.contains("has shape") || error.contains("more than the"), "{field}: {error}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use crate::args::MethodArgs;
 use crate::output::usage_error;
 use crate::setting::Setting;
 use anyhow::{Context, Result};
-use candle_peft::core::checkpoint::CONFIG_FILE;
+use candle_peft::core::checkpoint::{CONFIG_FILE, read_config_text};
 use candle_peft::{AdapterConfig, Registry};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -60,7 +60,7 @@ impl MethodArgs {
 
 fn read_config(path: &Path, registry: &Registry) -> Result<Map<String, Value>> {
     let file = if path.is_dir() { path.join(CONFIG_FILE) } else { path.to_owned() };
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = read_config_text(&file)?;
     // Parsed as a whole first: what is wrong with the file is not the fault of a setting.
     registry.parse(&text).with_context(|| file.display().to_string())?;
     serde_json::from_str(&text).with_context(|| file.display().to_string())

@@ -258,7 +258,7 @@ pub enum Error {
         preview(.modules), preview(.tensors)
     )]
     UnknownModules {
-        /// The last names of the modules.
+        /// The last names of the modules, or their paths where the model has modules of that name elsewhere.
         modules: Vec<String>,
         /// The names of the tensors.
         tensors: Vec<String>,

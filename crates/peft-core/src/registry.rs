@@ -54,25 +54,26 @@ impl Registry {
         })?;
         let mut own = fields.clone();
         own.remove("peft_type");
-        let method = parse(own.clone()).or_else(|e| without_nulls(*parse, &own).ok_or(e));
-        let method = method.map_err(|e| name_field(*parse, &own, e))?;
+        let method = parse(own.clone()).or_else(|_| {
+            let own = without_unset(*parse, own);
+            parse(own.clone()).map_err(|e| name_field(*parse, &own, e))
+        })?;
         let config = AdapterConfig::from_parts(method, fields)?;
         config.method.validate()?;
         Ok(config)
     }
 }
 
-/// The method when `null` is read as a flag that is not set, which it is to PEFT, and as an empty map of patterns.
-fn without_nulls(parse: Parse, fields: &Map<String, Value>) -> Option<BoxedMethod> {
-    let (nulls, rest): (Map<_, _>, Map<_, _>) = fields.clone().into_iter().partition(|(_, value)| value.is_null());
-    let method = parse(rest).ok()?;
-    let read = method.to_json().ok()?;
-    let is_unset = |value: &Value| match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    };
-    nulls.keys().all(|key| read.get(key).is_none_or(is_unset)).then_some(method)
+/// The fields without those that are `null` for a flag, which to PEFT is one that is not set, or for an empty map of patterns.
+fn without_unset(parse: Parse, mut fields: Map<String, Value>) -> Map<String, Value> {
+    let rest = fields.clone().into_iter().filter(|(_, value)| !value.is_null()).collect();
+    let Ok(defaults) = parse(rest).and_then(|method| method.to_json()) else { return fields };
+    fields.retain(|key, value| {
+        let default = defaults.get(key).filter(|_| value.is_null());
+        let is_unset = matches!(default, Some(Value::Bool(false))) || default == Some(&Value::Object(Map::new()));
+        !is_unset
+    });
+    fields
 }
 
 /// Above this many fields the one at fault is not looked for: each takes a parse of all others.

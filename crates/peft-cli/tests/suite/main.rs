@@ -11,5 +11,6 @@ mod commands;
 mod conversion;
 mod exports;
 mod interruption;
+mod old_files;
 mod support;
 mod usage;

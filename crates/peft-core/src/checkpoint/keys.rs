@@ -132,11 +132,14 @@ impl<'a> Keys<'a> {
                 return Ok(self);
             }
         }
+        let leaf = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
+        let leaves: BTreeSet<String> = paths.iter().map(|path| leaf(path)).collect();
         let module = |name: &str| {
             let known = method.tensor_names().iter().chain(&WHOLE_MODULE_NAMES);
             let path = known.filter_map(|known| name.strip_suffix(known)?.strip_suffix('.')).next();
             let path = path.or_else(|| Some(name.rsplit_once('.')?.0)).unwrap_or(name);
-            path.rsplit('.').next().unwrap_or(path).to_owned()
+            // Where the model has modules of this name it is the place that is wrong.
+            if leaves.contains(&leaf(path)) { path.to_owned() } else { leaf(path) }
         };
         let modules: BTreeSet<String> = unknown.iter().map(|name| module(name)).collect();
         let tensors = unknown.iter().map(|name| self.in_file(&format!("{SITE_PREFIX}{name}"))).collect();

@@ -14,7 +14,7 @@ pub(crate) use detached::WHOLE_MODULE_NAMES;
 pub use detached::{DetachedAdapter, DetachedSite};
 pub(crate) use keys::Keys;
 pub use pickle::PickleFile;
-pub use read::{AdapterFile, read_adapter};
+pub use read::{AdapterFile, read_adapter, read_config_text};
 pub use write::{write_adapter, write_folder, write_tensors};
 
 /// The file with the method's config.

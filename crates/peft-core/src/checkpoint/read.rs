@@ -66,13 +66,21 @@ impl TensorSource for AdapterFile {
     }
 }
 
+/// The text of an `adapter_config.json`.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, is no file or longer than any config.
+pub fn read_config_text(path: impl AsRef<Path>) -> Result<String> {
+    bounded::read_text(path.as_ref(), LONGEST_CONFIG)
+}
+
 /// Reads config and tensors of an adapter folder.
 ///
 /// # Errors
 /// When a file is missing or broken, or the config names a method that is not registered.
 pub fn read_adapter(dir: &Path, registry: &Registry) -> Result<(AdapterConfig, AdapterFile)> {
     let config_path = dir.join(CONFIG_FILE);
-    let text = bounded::read_text(&config_path, LONGEST_CONFIG).map_err(|error| match &error {
+    let text = read_config_text(&config_path).map_err(|error| match &error {
         Error::Io { error: io, .. } if io.kind() == ErrorKind::NotFound && !dir.exists() => {
             Error::model(dir, "no such folder")
         }

@@ -58,7 +58,8 @@ fn flags_that_are_null_are_not_set() {
 fn beginnings_that_leave_the_base_alone_are_read_and_not_made() {
     for name in ["eva", "orthogonal"] {
         let config = parse(&format!(r#", "init_lora_weights": "{name}", "target_modules": ["up_proj"]"#)).unwrap();
-        let plain = LoraConfig { init_lora_weights: LoraInit::Identity, ..config.clone() };
+        let mut plain = config.clone();
+        plain.init_lora_weights = LoraInit::Identity;
         let mut model = PeftModel::new(TinySpec::default().build().unwrap());
         let error = model.add_adapter("a", config.clone()).unwrap_err().to_string();
         assert!(error.contains(&format!("`init_lora_weights` is \"{name}\"")), "{error}");
