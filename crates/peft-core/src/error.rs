@@ -336,10 +336,16 @@ impl From<Error> for candle_core::Error {
     }
 }
 
-/// The first names of a list, and how many more there are.
+/// The first names of a list, and how many more there are. Names of a file may be of any length and hold anything.
 pub(crate) fn preview(names: &[String]) -> String {
     const SHOWN: usize = 8;
-    let mut text = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    const LONGEST: usize = 200;
+    let shown = |name: &String| {
+        let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        let end = if name.chars().nth(LONGEST).is_some() { "…" } else { "" };
+        format!("`{}{end}`", name.chars().take(LONGEST).map(printable).collect::<String>())
+    };
+    let mut text = names.iter().take(SHOWN).map(shown).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
     }

@@ -177,6 +177,14 @@ impl Plan {
             plain
         };
         let reason = match plain {
+            Error::MissingTensor(name)
+                if name.ends_with("base_layer.bias") && self.method.bias() == BiasMode::Targets =>
+            {
+                Some(
+                    "PEFT 0.7 to 0.20 did not save such biases; with `bias` \"none\" in the config the rest is loaded"
+                        .to_owned(),
+                )
+            }
             Error::MissingTensor(_) => {
                 let empty = self.sites.iter().map(|site| &site.path).filter(|path| !keys.has_module(path));
                 let empty: Vec<String> = empty.cloned().collect();

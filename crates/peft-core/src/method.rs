@@ -131,7 +131,8 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
     /// What the tensors of a layer are called below its module's path, such as `lora_A.weight`, and tensors of the whole adapter.
     ///
     /// Files that were not written by PEFT's `save_pretrained` have the adapter's name behind the first part of such a name
-    /// (`lora_A.default.weight`). It is left out of the names in this list, and of no others.
+    /// (`lora_A.default.weight`). It is left out of the names in this list, and of no others. A name that is in the list with
+    /// `.weight` and without it is read with it and written without.
     fn tensor_names(&self) -> &'static [&'static str] {
         &[]
     }

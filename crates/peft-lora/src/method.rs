@@ -21,7 +21,7 @@ const BIAS: &str = "lora_B.bias";
 const TENSORS: [&str; 7] =
     [Names::LINEAR.a, Names::LINEAR.b, BIAS, Names::EMBEDDING.a, Names::EMBEDDING.b, MAGNITUDE[0], MAGNITUDE[1]];
 
-/// The trained lengths of DoRA, and what PEFT before 0.9 called them.
+/// The trained lengths of DoRA, and what other versions of PEFT call them in a model and in some files.
 const MAGNITUDE: [&str; 2] = ["lora_magnitude_vector", "lora_magnitude_vector.weight"];
 
 impl AdapterMethod for LoraConfig {
@@ -184,8 +184,7 @@ impl LoraConfig {
     fn magnitude(&self, site: &Site, factors: &Factors, params: &mut ParamBuilder<'_>) -> Result<Magnitude> {
         let HostSpec { kind, rows, cols, ref device, dtype, .. } = site.spec;
         let length = if kind == HostKind::Embedding { cols } else { rows };
-        let keys = MAGNITUDE.map(|name| ParamKey::site(&site.path, name));
-        let key = keys.iter().find(|key| params.has(key)).unwrap_or(&keys[0]).clone();
+        let key = ParamKey::site(&site.path, MAGNITUDE[0]);
         let start = || Ok(Magnitude::lengths(kind, &site.base.canonical()?, &factors.product()?)?);
         let lengths = params.trainable(key, length, adapter_dtype(dtype), device, start)?;
         Magnitude::new(kind, lengths, &site.base)

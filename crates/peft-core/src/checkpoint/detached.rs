@@ -25,6 +25,9 @@ const EMBEDDINGS: [&str; 9] = [
     "embedding",
 ];
 
+/// How many parts the name of a tensor may have below its module's path.
+const LONGEST_OWN_NAME: usize = 8;
+
 /// What tensors of whole modules are called below a module's path; the longer names first, since the others end them.
 pub(crate) const WHOLE_MODULE_NAMES: [&str; 4] = ["base_layer.weight", "base_layer.bias", "weight", "bias"];
 
@@ -89,8 +92,9 @@ impl DetachedAdapter {
                 carried_keys.push(key);
                 continue;
             }
-            // A tensor's own name may hold dots (`lora_A.weight`), so every cut is offered to the method.
-            for (cut, _) in rest.match_indices('.') {
+            // A tensor's own name may hold dots (`lora_A.weight`), so several cuts are offered to the method; not all, for a name may
+            // be nothing but dots.
+            for (cut, _) in rest.rmatch_indices('.').take(LONGEST_OWN_NAME) {
                 let shape = source.shape(&name).ok_or_else(|| Error::MissingTensor(name.clone()))?;
                 by_module.entry(rest[..cut].to_owned()).or_default().insert(rest[cut + 1..].to_owned(), shape);
             }

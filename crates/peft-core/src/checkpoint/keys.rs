@@ -58,8 +58,8 @@ impl<'a> Keys<'a> {
         Ok(keys)
     }
 
-    /// Two names for one tensor are an error, unless both hold the same numbers: PEFT before 0.14 wrote the trained biases of whole
-    /// modules twice.
+    /// Two names for one tensor are an error, unless both hold the same numbers: PEFT writes the trained biases of whole
+    /// modules twice when `bias` is `all`.
     fn insert(&mut self, name: String, stored: String) -> Result<()> {
         let Some(other) = self.stored.get(&name) else {
             self.stored.insert(name, stored);
@@ -82,7 +82,7 @@ impl<'a> Keys<'a> {
         Ok(a.dtype() == b.dtype() && a.ne(&b)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? == 0.0)
     }
 
-    /// In PEFT before 0.6 an adapted layer was a layer itself, with a bias of its own; today it has a `base_layer` with one.
+    /// In PEFT before 0.7 an adapted layer was a layer itself, with a bias of its own; today it has a `base_layer` with one.
     fn find_biases(&mut self, method: &BoxedMethod) -> Result<()> {
         if method.bias() == BiasMode::None {
             return Ok(());
@@ -201,6 +201,11 @@ impl Plain {
         let (mut name, mut adapter) = (name.to_owned(), None);
         if !is_known && let Some((plain, of)) = known.iter().find_map(|known| without_adapter(&name, known)) {
             (name, adapter) = (plain, Some(of));
+        }
+        // A name that is in the list with `.weight` and without it had it once.
+        let had_weight = |name: &&str| name.strip_suffix(".weight").is_some_and(|plain| known.contains(&plain));
+        if known.iter().filter(|known| ends_with(&name, known)).any(had_weight) {
+            name.truncate(name.len() - ".weight".len());
         }
         let mut parts: Vec<&str> = name.split('.').collect();
         let is_original = parts.contains(&ORIGINAL);

@@ -2,7 +2,7 @@
 
 use crate::methods::registry;
 use crate::support::{bits, logits, named, tiny, with_bottleneck};
-use peft_core::checkpoint::{CONFIG_FILE, PICKLE_FILE, SafetensorsFile, WEIGHTS_FILE};
+use peft_core::checkpoint::{CONFIG_FILE, DetachedAdapter, PICKLE_FILE, SafetensorsFile, WEIGHTS_FILE};
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
@@ -112,6 +112,20 @@ fn tensors_that_overlap_or_leave_holes_are_refused() {
     }
     // Not in the order of their data, which is allowed: what is wrong is that nothing reads them.
     assert!(with_weights(&file(&two([8, 16], [0, 8]), 16)).contains("`a`, `b`"));
+}
+
+#[test]
+fn a_name_of_a_million_parts_costs_no_memory() {
+    let name = "a.".repeat(1_000_000);
+    let header = format!(r#"{{"{name}": {{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}}}"#);
+    let error = with_weights(&file(&header, 8));
+    assert!(error.contains("modules that the model lacks") && error.len() < 2000, "{} bytes", error.len());
+    // Nor do names reach a terminal as they are.
+    let error = with_weights(&file(r#"{"\u001b[31m": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}"#, 8));
+    assert!(error.contains("[31m") && !error.contains('\u{1b}'), "{error}");
+    let folder = whole();
+    fs::write(folder.path().join(WEIGHTS_FILE), file(&header, 8)).unwrap();
+    assert!(DetachedAdapter::open(folder.path(), &registry()).is_err());
 }
 
 /// Readers disagree about which of two counts.

@@ -159,7 +159,7 @@ fn sizes_that_lie_are_refused_before_anything_is_made() {
 /// Each of these stops candle's reader, or takes memory without end.
 #[test]
 fn programs_that_misuse_the_reader_are_refused() {
-    let nested = |deep: usize, more: &[u8]| [&b")".repeat(1)[..], &more.repeat(deep), b"."].concat();
+    let nested = |deep: usize, more: &[u8]| [b")", &more.repeat(deep)[..], b"."].concat();
     let doubling = [&b")q\x00"[..], &b"h\x00h\x00\x86q\x00".repeat(60), b"."].concat();
     let copies = [
         &text(&"x".repeat(100_000))[..],
