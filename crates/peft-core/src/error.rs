@@ -336,20 +336,22 @@ impl From<Error> for candle_core::Error {
     }
 }
 
-/// The first names of a list, and how many more there are. Names of a file may be of any length and hold anything.
+/// The first names of a list, and how many more there are.
 pub(crate) fn preview(names: &[String]) -> String {
     const SHOWN: usize = 8;
-    const LONGEST: usize = 200;
-    let shown = |name: &String| {
-        let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        let end = if name.chars().nth(LONGEST).is_some() { "…" } else { "" };
-        format!("`{}{end}`", name.chars().take(LONGEST).map(printable).collect::<String>())
-    };
-    let mut text = names.iter().take(SHOWN).map(shown).collect::<Vec<_>>().join(", ");
+    let mut text = names.iter().take(SHOWN).map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
     }
     text
+}
+
+/// A name from a file, which may be of any length and hold anything.
+pub(crate) fn quoted(name: &str) -> String {
+    const LONGEST: usize = 200;
+    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let end = if name.chars().nth(LONGEST).is_some() { "…" } else { "" };
+    format!("`{}{end}`", name.chars().take(LONGEST).map(printable).collect::<String>())
 }
 
 /// How a checkpoint's modules differ from those of an adapter.

@@ -4,6 +4,7 @@
 //! into the wrong place.
 
 use super::WHOLE_MODULE_NAMES;
+use crate::error::{preview, quoted};
 use crate::params::SITE_PREFIX;
 use crate::target::{nearest, saves};
 use crate::{BiasMode, BoxedMethod, Error, HostSpec, Result, TensorSource};
@@ -45,8 +46,8 @@ impl<'a> Keys<'a> {
             }
         }
         if adapters.len() > 1 {
-            let names = adapters.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            return Err(Error::AmbiguousTensors(format!("they belong to the adapters {names}")));
+            let names: Vec<String> = adapters.into_iter().collect();
+            return Err(Error::AmbiguousTensors(format!("they belong to the adapters {}", preview(&names))));
         }
         for (name, stored) in originals {
             // The base model has its own copy; alone it would be a trained module that is missing.
@@ -69,7 +70,8 @@ impl<'a> Keys<'a> {
         if trained(other) != trained(&stored) && self.same(other, &stored)? {
             return Ok(());
         }
-        Err(Error::AmbiguousTensors(format!("`{other}` and `{stored}` both mean `{name}`")))
+        let (other, stored, name) = (quoted(other), quoted(&stored), quoted(&name));
+        Err(Error::AmbiguousTensors(format!("{other} and {stored} both mean {name}")))
     }
 
     fn same(&self, a: &str, b: &str) -> Result<bool> {

@@ -1,6 +1,7 @@
 //! Reading safetensors files.
 
 use super::bounded;
+use crate::error::quoted;
 use crate::{Error, Result, TensorSource};
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{Device, Shape, Tensor};
@@ -107,7 +108,10 @@ impl<'de> Deserialize<'de> for UniqueNames {
                 let mut seen = BTreeSet::new();
                 while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
                     if let Some(twice) = seen.replace(name) {
-                        return Err(serde::de::Error::custom(format!("the tensor `{twice}` is described twice")));
+                        return Err(serde::de::Error::custom(format!(
+                            "the tensor {} is described twice",
+                            quoted(&twice)
+                        )));
                     }
                 }
                 Ok(UniqueNames)

@@ -149,6 +149,7 @@ fn a_dtype_that_does_not_exist_is_named() {
 }
 
 /// A header decides by itself whether the rest is read: these files are larger than any memory, and refused at once.
+#[cfg(unix)]
 #[test]
 fn huge_files_are_refused_by_their_beginning() {
     let folder = whole();

@@ -3,6 +3,7 @@
 //! PyTorch stores entries as they are. Compressed ones, which can be far larger than the file, are refused, and so no entry is copied:
 //! it is a range of bytes that lies in the file.
 
+use crate::error::quoted;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -45,7 +46,7 @@ impl<'a> Archive<'a> {
         while !list.is_empty() {
             let (name, entry, rest) = listed(list, bytes)?;
             if entries.contains_key(&name) {
-                return Err(format!("its archive has two entries `{name}`"));
+                return Err(format!("its archive has two entries {}", quoted(&name)));
             }
             entries.insert(name, entry);
             list = rest;
@@ -65,7 +66,10 @@ impl<'a> Archive<'a> {
         if archive.entries.contains_key(&format!("{}byteorder", archive.root)) {
             let order = &bytes[archive.entry("byteorder")?];
             if order != b"little" {
-                return Err(format!("its byte order is `{}`; it must be `little`", String::from_utf8_lossy(order)));
+                return Err(format!(
+                    "its byte order is {}; it must be `little`",
+                    quoted(&String::from_utf8_lossy(order))
+                ));
             }
         }
         Ok(archive)
@@ -79,9 +83,9 @@ impl<'a> Archive<'a> {
     /// Where in the file an entry is, by its name below the root. What is in it is compared with its checksum.
     pub(super) fn entry(&self, name: &str) -> Result<Range<usize>, String> {
         let entry = self.entries.get(&format!("{}{name}", self.root));
-        let Entry { range, checksum } = entry.ok_or_else(|| format!("its archive has no entry `{name}`"))?;
+        let Entry { range, checksum } = entry.ok_or_else(|| format!("its archive has no entry {}", quoted(name)))?;
         if crc32fast::hash(&self.bytes[range.clone()]) != *checksum {
-            return Err(format!("the entry `{name}` of its archive is damaged: its checksum differs"));
+            return Err(format!("the entry {} of its archive is damaged: its checksum differs", quoted(name)));
         }
         Ok(range.clone())
     }
@@ -130,14 +134,15 @@ fn listed<'l>(list: &'l [u8], bytes: &[u8]) -> Result<(String, Entry, &'l [u8]),
     let (length, stored, local) = (number(24)?, number(20)?, number(42)?);
     let (flags, compression, checksum) = (short(8)?, short(10)?, field(16)?);
     if flags & 1 != 0 {
-        return Err(format!("the entry `{name}` of its archive is encrypted"));
+        return Err(format!("the entry {} of its archive is encrypted", quoted(&name)));
     }
     if compression != 0 || length != stored {
-        return Err(format!("the entry `{name}` of its archive is compressed, which PyTorch's are not"));
+        return Err(format!("the entry {} of its archive is compressed, which PyTorch's are not", quoted(&name)));
     }
     let range = data(bytes, local, length);
-    let range = range
-        .ok_or_else(|| format!("the entry `{name}` of its archive is said to be outside the file: {length} bytes"))?;
+    let range = range.ok_or_else(|| {
+        format!("the entry {} of its archive is said to be outside the file: {length} bytes", quoted(&name))
+    })?;
     Ok((name, Entry { range, checksum }, rest))
 }
 

@@ -92,7 +92,7 @@ impl Limits {
                 self.make(self.remembered.get(&id).copied().unwrap_or(0))?;
             }
             OpCode::Reduce => {
-                self.nest(&stack[stack.len().saturating_sub(2)..])?;
+                self.nest(last(stack, 2))?;
                 let [.., Object::Class { module_name, class_name }, given] = stack else { return Ok(()) };
                 // The reader makes an empty dictionary of these, whatever they are given.
                 let dictionary =
@@ -101,18 +101,27 @@ impl Limits {
                     return Err(format!("its pickle makes a `{class_name}` of something; only empty ones are read"));
                 }
             }
-            OpCode::Tuple1 | OpCode::BinPersId | OpCode::Append | OpCode::SetItem => {
-                self.nest(&stack[stack.len().saturating_sub(1)..])?
-            }
-            OpCode::Tuple2 | OpCode::NewObj | OpCode::Build => self.nest(&stack[stack.len().saturating_sub(2)..])?,
-            OpCode::Tuple3 => self.nest(&stack[stack.len().saturating_sub(3)..])?,
-            OpCode::Tuple | OpCode::Appends | OpCode::SetItems => {
-                let mark = stack.iter().rposition(|value| *value == Object::Mark);
-                self.nest(&stack[mark.map_or(0, |mark| mark + 1)..])?;
-            }
+            OpCode::Append => self.fill(stack, 1, false)?,
+            OpCode::SetItem => self.fill(stack, 2, true)?,
+            OpCode::Appends => self.fill(stack, above_mark(stack), false)?,
+            OpCode::SetItems => self.fill(stack, above_mark(stack), true)?,
+            OpCode::Tuple => self.nest(last(stack, above_mark(stack)))?,
+            OpCode::Tuple1 | OpCode::BinPersId => self.nest(last(stack, 1))?,
+            OpCode::Tuple2 | OpCode::NewObj | OpCode::Build => self.nest(last(stack, 2))?,
+            OpCode::Tuple3 => self.nest(last(stack, 3))?,
             _ => {}
         }
         Ok(())
+    }
+
+    /// Values at the end of the stack that are put into a list or a dictionary below them; the reader prints what is neither.
+    fn fill(&mut self, stack: &[Object], values: usize, dictionary: bool) -> Result<(), String> {
+        self.nest(last(stack, values))?;
+        let below = stack[..stack.len().saturating_sub(values)].iter().rfind(|value| **value != Object::Mark);
+        match (below, dictionary) {
+            (Some(Object::Dict(_)), true) | (Some(Object::List(_)), false) => Ok(()),
+            _ => Err("its pickle cannot be read: it adds to what is no list or dictionary".into()),
+        }
     }
 
     /// Values that become parts of another.
@@ -158,6 +167,16 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// The end of the stack.
+fn last(stack: &[Object], values: usize) -> &[Object] {
+    &stack[stack.len().saturating_sub(values)..]
+}
+
+/// How many values lie above the last mark.
+fn above_mark(stack: &[Object]) -> usize {
+    stack.iter().rev().take_while(|value| **value != Object::Mark).count()
 }
 
 /// A little-endian number of 1 or 4 bytes.

@@ -2,6 +2,7 @@
 
 use super::archive::Archive;
 use super::unpickle::unpickle;
+use crate::error::quoted;
 use candle_core::DType;
 use candle_core::pickle::Object;
 use std::borrow::Cow;
@@ -31,9 +32,9 @@ pub(super) fn tensors(archive: &Archive<'_>) -> Result<BTreeMap<String, View>, S
             continue;
         }
         let view = Stored::new(&value).and_then(|stored| stored.find(archive, &mut storages));
-        let view = view.map_err(|error| format!("`{name}`: {error}"))?;
+        let view = view.map_err(|error| format!("{}: {error}", quoted(&name)))?;
         if tensors.contains_key(&name) {
-            return Err(format!("it has two tensors `{name}`"));
+            return Err(format!("it has two tensors {}", quoted(&name)));
         }
         tensors.insert(name, view);
     }
@@ -134,7 +135,7 @@ fn rebuilt(value: &Object, depth: usize) -> Result<&Object, String> {
         ("torch._utils", "_rebuild_parameter", Object::Tuple(parts)) if depth == 0 => {
             rebuilt(parts.first().ok_or_else(unknown)?, depth + 1)
         }
-        (module, class, _) => Err(format!("it is a `{module}.{class}`, not a tensor")),
+        (module, class, _) => Err(format!("it is a {}, not a tensor", quoted(&format!("{module}.{class}")))),
     }
 }
 
