@@ -9,10 +9,9 @@ pub use error::PretrainedError;
 
 use crate::{Adapter, AdapterConfig, Error, PeftModel, Registry, TinyLlama};
 use candle_core::{DType, Device};
-use peft_core::checkpoint::{CONFIG_FILE, DEFAULT_ADAPTER};
+use peft_core::checkpoint::{CONFIG_FILE, DEFAULT_ADAPTER, read_config_text};
 use peft_hub::{Hub, Part, Progress, RepoRef, Snapshot, Source};
 use peft_models::CausalLm;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -236,7 +235,7 @@ impl Pretrained {
 
     fn config(&self, adapter: &Snapshot) -> Result<AdapterConfig, Error> {
         let path = adapter.path().join(CONFIG_FILE);
-        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let text = read_config_text(&path)?;
         self.registry.parse(&text).map_err(|e| e.at(path.display().to_string()))
     }
 }

@@ -176,7 +176,7 @@ fn a_swap_that_fails_leaves_everything_as_it_was() {
             &fixture("lora_rslora_rank_pattern"),
             "it also adapts `model.layers.0.mlp.down_proj`, `model.layers.1.mlp.down_proj`",
         ),
-        (&fixture("lora_gpt2_conv1d"), "no module matches [c_attn]"),
+        (&fixture("lora_gpt2_conv1d"), "tensors for modules that the model lacks (`c_attn`)"),
         (&fixture("tinylora_default"), "adapter `a` is a LORA adapter and cannot be swapped for a TINYLORA checkpoint"),
         (&fixture("nothing"), "no such folder"),
     ] {

@@ -6,6 +6,7 @@ mod custom_method;
 mod fixture;
 mod golden;
 mod hotswap;
+mod old_files;
 mod pretrained;
 mod readme;
 mod stacking;

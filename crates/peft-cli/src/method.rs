@@ -4,7 +4,7 @@ use crate::args::MethodArgs;
 use crate::output::usage_error;
 use crate::setting::Setting;
 use anyhow::{Context, Result};
-use candle_peft::core::checkpoint::CONFIG_FILE;
+use candle_peft::core::checkpoint::{CONFIG_FILE, read_config_text};
 use candle_peft::hub::Part;
 use candle_peft::{AdapterConfig, Pretrained, Registry};
 use serde_json::{Map, Value};
@@ -65,7 +65,7 @@ fn read_config(name: &str, pretrained: &Pretrained) -> Result<Map<String, Value>
         file if file.is_file() => file.to_owned(),
         _ => pretrained.folder(name, Part::AdapterConfig)?.path().join(CONFIG_FILE),
     };
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = read_config_text(&file)?;
     // Parsed as a whole first: what is wrong with the file is not the fault of a setting.
     pretrained.registry().parse(&text).with_context(|| file.display().to_string())?;
     serde_json::from_str(&text).with_context(|| file.display().to_string())

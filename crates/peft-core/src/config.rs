@@ -90,7 +90,10 @@ impl AdapterConfig {
         let mut unknown = Map::new();
         for (key, value) in fields {
             if let Some(field) = shared.get_mut(&key) {
-                *field = value;
+                // To PEFT a flag that is null is not set.
+                if !(value.is_null() && field.is_boolean()) {
+                    *field = value;
+                }
             } else if own.get(&key).is_none() && key != "peft_type" {
                 unknown.insert(key, value);
             }

@@ -235,6 +235,44 @@ pub enum Error {
         /// What the reader said.
         message: String,
     },
+    /// A file of `torch.save` that is not a flat dictionary of tensors, or says of itself what cannot be.
+    #[error(
+        "cannot read {}: {message}; load the adapter with PEFT and save it again, or write its tensors anew: \
+         python -c \"import torch, safetensors.torch as s; \
+         s.save_file({{k: v.contiguous() for k, v in torch.load('adapter_model.bin', weights_only=True).items()}}, \
+         'adapter_model.safetensors')\"",
+        .path.display()
+    )]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Names of tensors that could mean more than one thing.
+    #[error("the names of the checkpoint's tensors are ambiguous: {0}")]
+    AmbiguousTensors(String),
+    /// The checkpoint was made for a model with other modules.
+    #[error(
+        "the checkpoint has tensors for modules that the model lacks ({}): {}; the model has {available}",
+        preview(.modules), preview(.tensors)
+    )]
+    UnknownModules {
+        /// The last names of the modules, or their paths where the model has modules of that name elsewhere.
+        modules: Vec<String>,
+        /// The names of the tensors.
+        tensors: Vec<String>,
+        /// The distinct module names that exist.
+        available: String,
+    },
+    /// An error with what may have led to it.
+    #[error("{error}; {reason}")]
+    Because {
+        /// The error itself.
+        error: Box<Error>,
+        /// What may have led to it.
+        reason: String,
+    },
     /// An error with the place in the model or on disk where it happened.
     #[error("{place}: {error}")]
     At {
@@ -260,6 +298,11 @@ impl Error {
     /// This error with the module path or file where it happened in front.
     pub fn at(self, place: impl Into<String>) -> Self {
         Self::At { place: place.into(), error: Box::new(self) }
+    }
+
+    /// This error with what may have led to it behind.
+    pub fn because(self, reason: impl Into<String>) -> Self {
+        Self::Because { error: Box::new(self), reason: reason.into() }
     }
 
     /// An I/O error with what was attempted and where.
@@ -294,13 +337,21 @@ impl From<Error> for candle_core::Error {
 }
 
 /// The first names of a list, and how many more there are.
-fn preview(names: &[String]) -> String {
+pub(crate) fn preview(names: &[String]) -> String {
     const SHOWN: usize = 8;
-    let mut text = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let mut text = names.iter().take(SHOWN).map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
     }
     text
+}
+
+/// A name from a file, which may be of any length and hold anything.
+pub(crate) fn quoted(name: &str) -> String {
+    const LONGEST: usize = 200;
+    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let end = if name.chars().nth(LONGEST).is_some() { "…" } else { "" };
+    format!("`{}{end}`", name.chars().take(LONGEST).map(printable).collect::<String>())
 }
 
 /// How a checkpoint's modules differ from those of an adapter.

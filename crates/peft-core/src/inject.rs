@@ -1,5 +1,7 @@
 //! Plan, build, then attach: the model is untouched unless every part of the adapter was made.
 
+use crate::checkpoint::Keys;
+use crate::error::preview;
 use crate::slots::{Attachment, Replacement};
 use crate::target::{nearest, resolve, saves};
 use crate::torch_rng::TorchRng;
@@ -41,6 +43,8 @@ struct Plan {
     saved: Vec<Module>,
     /// Trained biases.
     biases: Vec<Module>,
+    /// The paths of all hosts that are not adapted.
+    others: Vec<String>,
     /// Whether checkpoints hold the base weights of adapted embeddings (PEFT's `save_embedding_layers="auto"`).
     saves_embeddings: bool,
 }
@@ -73,10 +77,17 @@ pub(crate) fn build(
     if source.is_some() {
         config.method.check_origin(&config.meta)?;
     }
-    let plan = Plan::new(model, config.method, source.is_none())?;
-    let mut params = ParamBuilder::new(source).with_rng(rng);
-    let parts = plan.build(&mut params)?;
-    let params = params.finish()?;
+    let keys = match source {
+        Some(source) => Some(Keys::new(source, &config.method)?.on(&hosts(model)?, &config.method)?),
+        None => None,
+    };
+    let plan = Plan::new(model, config.method, keys.is_none())?;
+    let mut params = ParamBuilder::new(keys.as_ref().map(|keys| keys as &dyn TensorSource)).with_rng(rng);
+    let built = plan.build(&mut params).and_then(|parts| Ok((parts, params.finish()?)));
+    let (parts, params) = built.map_err(|error| match &keys {
+        Some(keys) => plan.explain(keys.in_words_of_the_file(error), keys),
+        None => error,
+    })?;
     let config = AdapterConfig { method: plan.method, meta: config.meta };
     let sites = plan.sites.into_iter().map(|s| (s.path, s.spec)).collect();
     Ok(Built { adapter: Adapter { name, config, params, sites }, parts })
@@ -100,14 +111,20 @@ pub(crate) fn inject(
     Ok(adapter)
 }
 
+/// Every host with what it is, in visit order.
+fn hosts(model: &dyn Adaptable) -> Result<Vec<(String, HostSpec)>> {
+    let mut hosts = vec![];
+    model.visit(&mut Walk::new(&mut |path, host| {
+        hosts.push((path.to_owned(), host.spec()));
+        Ok(())
+    }))?;
+    Ok(hosts)
+}
+
 impl Plan {
     fn new(model: &dyn Adaptable, mut method: BoxedMethod, fresh: bool) -> Result<Self> {
         method.validate()?;
-        let mut hosts = vec![];
-        model.visit(&mut Walk::new(&mut |path, host| {
-            hosts.push((path.to_owned(), host.spec()));
-            Ok(())
-        }))?;
+        let hosts = hosts(model)?;
         if fresh && method.targets().filters_layers() && is_regex(method.targets().target_modules.as_ref()) {
             return Err(Error::config(
                 "`layers_to_transform` has no effect on a regular expression in `target_modules`: put the layers into the expression",
@@ -145,7 +162,55 @@ impl Plan {
         method.fill_defaults(model.model_type(), &sites)?;
         method.settle(&sites);
         let saves_embeddings = saves_embeddings(&method, &hosts)?;
-        Ok(Self { method, sites, saved, biases, saves_embeddings })
+        let others = hosts.into_iter().map(|(path, _)| path).filter(|path| sites.iter().all(|s| s.path != *path));
+        let others = others.collect();
+        Ok(Self { method, sites, saved, biases, others, saves_embeddings })
+    }
+
+    /// An error about tensors of a checkpoint that lack or are left over, with how the config and the file differ as a whole.
+    fn explain(&self, error: Error, keys: &Keys<'_>) -> Error {
+        let plain = {
+            let mut plain = &error;
+            while let Error::At { error, .. } = plain {
+                plain = error;
+            }
+            plain
+        };
+        let reason = match plain {
+            Error::MissingTensor(name)
+                if name.ends_with("base_layer.bias") && self.method.bias() == BiasMode::Targets =>
+            {
+                Some(
+                    "PEFT 0.7 to 0.20 did not save such biases; with `bias` \"none\" in the config the rest is loaded"
+                        .to_owned(),
+                )
+            }
+            Error::MissingTensor(_) => {
+                let empty = self.sites.iter().map(|site| &site.path).filter(|path| !keys.has_module(path));
+                let empty: Vec<String> = empty.cloned().collect();
+                let adapted = self.sites.len();
+                (!empty.is_empty()).then(|| {
+                    format!(
+                        "it has none for {} of the {adapted} modules that the config selects: {}",
+                        empty.len(),
+                        preview(&empty)
+                    )
+                })
+            }
+            Error::UnexpectedTensors(_) => {
+                let chosen = |path: &str| {
+                    self.sites.iter().map(|s| &s.path).chain(self.saved.iter().map(|m| &m.path)).any(|p| p == path)
+                };
+                let others = self.others.iter().filter(|path| !chosen(path) && keys.has_module(path));
+                let others: Vec<String> = others.cloned().collect();
+                (!others.is_empty()).then(|| format!("the config does not select the modules {}", preview(&others)))
+            }
+            _ => None,
+        };
+        match reason {
+            Some(reason) => error.because(reason),
+            None => error,
+        }
     }
 
     /// Makes or reads every part of the adapter, by the path of its host.

@@ -128,6 +128,15 @@ pub trait AdapterMethod: Clone + Debug + Serialize + DeserializeOwned + Send + S
         None
     }
 
+    /// What the tensors of a layer are called below its module's path, such as `lora_A.weight`, and tensors of the whole adapter.
+    ///
+    /// Files that were not written by PEFT's `save_pretrained` have the adapter's name behind the first part of such a name
+    /// (`lora_A.default.weight`). It is left out of the names in this list, and of no others. A name that is in the list with
+    /// `.weight` and without it is read with it and written without.
+    fn tensor_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether no tensor tells the shape of the weight that it adapts, so that a checkpoint cannot be opened without its base model.
     fn needs_base(&self) -> bool {
         false
@@ -152,6 +161,7 @@ trait Erased: Debug + Send + Sync {
     fn order_matters(&self) -> bool;
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>>;
     fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)>;
+    fn tensor_names(&self) -> &'static [&'static str];
     fn needs_base(&self) -> bool;
     fn to_json(&self) -> Result<Value>;
     fn clone_box(&self) -> Box<dyn Erased>;
@@ -198,6 +208,9 @@ impl<M: AdapterMethod> Erased for M {
     }
     fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)> {
         AdapterMethod::host_shape(self, tensors)
+    }
+    fn tensor_names(&self) -> &'static [&'static str] {
+        AdapterMethod::tensor_names(self)
     }
     fn needs_base(&self) -> bool {
         AdapterMethod::needs_base(self)
@@ -313,5 +326,9 @@ impl BoxedMethod {
 
     pub(crate) fn host_shape(&self, tensors: &SiteShapes) -> Option<(usize, usize)> {
         self.0.host_shape(tensors)
+    }
+
+    pub(crate) fn tensor_names(&self) -> &'static [&'static str] {
+        self.0.tensor_names()
     }
 }

@@ -197,6 +197,21 @@ impl<'a> ParamBuilder<'a> {
         self.source.is_some_and(|s| s.shape(&key.to_string()).is_some())
     }
 
+    /// Holds the checkpoint, if one backs the build, to a tensor of this shape before it is asked for: sizes in a config can be
+    /// wrong, and this way nothing of a wrong size is made.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] or [`Error::ShapeMismatch`].
+    pub fn require(&self, key: &ParamKey, shape: impl Into<Shape>) -> Result<()> {
+        let Some(source) = self.source else { return Ok(()) };
+        let (key, expected) = (key.to_string(), shape.into());
+        match source.shape(&key) {
+            Some(found) if found == expected => Ok(()),
+            Some(found) => Err(Error::ShapeMismatch { key, expected, found }),
+            None => Err(Error::MissingTensor(key)),
+        }
+    }
+
     /// A trainable parameter.
     ///
     /// # Errors

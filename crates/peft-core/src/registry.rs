@@ -54,16 +54,34 @@ impl Registry {
         })?;
         let mut own = fields.clone();
         own.remove("peft_type");
-        let method = parse(own.clone()).map_err(|e| name_field(*parse, &own, e))?;
+        let method = parse(own.clone()).or_else(|_| {
+            let own = without_unset(*parse, own);
+            parse(own.clone()).map_err(|e| name_field(*parse, &own, e))
+        })?;
         let config = AdapterConfig::from_parts(method, fields)?;
         config.method.validate()?;
         Ok(config)
     }
 }
 
+/// The fields without those that are `null` for a flag, which to PEFT is one that is not set, or for an empty map of patterns.
+fn without_unset(parse: Parse, mut fields: Map<String, Value>) -> Map<String, Value> {
+    let rest = fields.clone().into_iter().filter(|(_, value)| !value.is_null()).collect();
+    let Ok(defaults) = parse(rest).and_then(|method| method.to_json()) else { return fields };
+    fields.retain(|key, value| {
+        let default = defaults.get(key).filter(|_| value.is_null());
+        let is_unset = matches!(default, Some(Value::Bool(false))) || default == Some(&Value::Object(Map::new()));
+        !is_unset
+    });
+    fields
+}
+
+/// Above this many fields the one at fault is not looked for: each takes a parse of all others.
+const SEARCHED: usize = 500;
+
 /// Serde does not say which field of a flattened struct is at fault; it is the one without which the rest parses.
 fn name_field(parse: Parse, fields: &Map<String, Value>, error: Error) -> Error {
-    let culprit = fields.iter().find(|(key, _)| {
+    let culprit = fields.iter().filter(|_| fields.len() <= SEARCHED).find(|(key, _)| {
         let mut rest = fields.clone();
         rest.remove(*key);
         parse(rest).is_ok()

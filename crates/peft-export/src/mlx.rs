@@ -9,7 +9,7 @@ use crate::architecture::{Architecture, HEAD, Place};
 use crate::factors::{Factors, Source, not_exportable};
 use crate::{BaseModel, factors};
 use candle_core::{DType, Device, Tensor};
-use peft_core::checkpoint::{DetachedAdapter, WEIGHTS_FILE, write_folder, write_tensors};
+use peft_core::checkpoint::{DetachedAdapter, PICKLE_FILE, WEIGHTS_FILE, write_folder, write_tensors};
 use peft_core::{Error, Result};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,8 +79,8 @@ impl MlxAdapter {
     /// before is whole then.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
-        if dir.join(WEIGHTS_FILE).exists() {
-            return Err(Error::model(dir, format!("not overwritten: it holds a PEFT adapter ({WEIGHTS_FILE})")));
+        if let Some(name) = [WEIGHTS_FILE, PICKLE_FILE].iter().find(|name| dir.join(name).exists()) {
+            return Err(Error::model(dir, format!("not overwritten: it holds a PEFT adapter ({name})")));
         }
         let tensors = write_tensors(self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor)))?;
         let config = json!({

@@ -68,6 +68,10 @@ impl AdapterMethod for Ia3Config {
         false
     }
 
+    fn tensor_names(&self) -> &'static [&'static str] {
+        &[L]
+    }
+
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
         let none = ModuleNames::List(vec![]);
         let names = self.feedforward_modules.as_ref().unwrap_or(&none);

@@ -23,6 +23,11 @@ pub enum LoraInit {
     Pissa,
     /// `"olora"`: the first columns of the weight's QR decomposition ([OLoRA](https://arxiv.org/abs/2406.01775)).
     Olora,
+    /// `"eva"`: from a decomposition of activations ([EVA](https://arxiv.org/abs/2410.07170)). Read from files alone: the base is
+    /// unchanged, so that a trained adapter is an ordinary one.
+    Eva,
+    /// `"orthogonal"`: factors orthogonal to each other. Read from files alone, as [`Eva`](Self::Eva).
+    Orthogonal,
 }
 
 impl LoraInit {
@@ -31,14 +36,21 @@ impl LoraInit {
         matches!(self, Self::Pissa | Self::Olora)
     }
 
+    /// Whether adapters that began so can be read, but no fresh one can be made.
+    pub(crate) fn is_for_files(self) -> bool {
+        matches!(self, Self::Eva | Self::Orthogonal)
+    }
+
     /// The name as configs spell it.
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Identity => "true",
             Self::Random => "false",
             Self::Gaussian => "gaussian",
             Self::Pissa => "pissa",
             Self::Olora => "olora",
+            Self::Eva => "eva",
+            Self::Orthogonal => "orthogonal",
         }
     }
 
@@ -130,7 +142,8 @@ impl TryFrom<Value> for LoraInit {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
-        const NAMED: [LoraInit; 3] = [LoraInit::Gaussian, LoraInit::Pissa, LoraInit::Olora];
+        const NAMED: [LoraInit; 5] =
+            [LoraInit::Gaussian, LoraInit::Pissa, LoraInit::Olora, LoraInit::Eva, LoraInit::Orthogonal];
         let known = match &value {
             Value::Bool(true) => Some(Self::Identity),
             Value::Bool(false) => Some(Self::Random),

@@ -5,10 +5,11 @@ use crate::dora::Magnitude;
 use crate::init::Pair;
 use crate::layer::{Factors, LoraLayer, Names};
 use crate::pattern::Patterns;
+use crate::unsupported;
 use candle_core::{DType, Device, Tensor};
 use peft_core::{
-    AdapterLayer, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder, ParamKey, Result,
-    Site, SiteShapes, TargetSpec, adapter_dtype, value_dtype,
+    AdapterLayer, AdapterMeta, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder,
+    ParamKey, Result, Site, SiteShapes, TargetSpec, adapter_dtype, value_dtype,
 };
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -16,7 +17,11 @@ use std::sync::Arc;
 /// The trained bias of B.
 const BIAS: &str = "lora_B.bias";
 
-/// The trained lengths of DoRA, and what PEFT before 0.9 called them.
+/// All that one module can have.
+const TENSORS: [&str; 7] =
+    [Names::LINEAR.a, Names::LINEAR.b, BIAS, Names::EMBEDDING.a, Names::EMBEDDING.b, MAGNITUDE[0], MAGNITUDE[1]];
+
+/// The trained lengths of DoRA, and what other versions of PEFT call them in a model and in some files.
 const MAGNITUDE: [&str; 2] = ["lora_magnitude_vector", "lora_magnitude_vector.weight"];
 
 impl AdapterMethod for LoraConfig {
@@ -32,6 +37,14 @@ impl AdapterMethod for LoraConfig {
 
     fn validate(&self) -> Result<()> {
         self.check()
+    }
+
+    fn check_origin(&self, meta: &AdapterMeta) -> Result<()> {
+        unsupported::check_removed(&meta.unknown)
+    }
+
+    fn tensor_names(&self) -> &'static [&'static str] {
+        &TENSORS
     }
 
     fn bias(&self) -> BiasMode {
@@ -101,10 +114,16 @@ impl LoraConfig {
     ///
     /// The embeddings of a file that PEFT wrote have none: PEFT begins them as if `init_lora_weights` were true.
     fn initial(&self, sites: &[Site], sizes: &[SiteSize], params: &ParamBuilder<'_>) -> Result<Vec<Option<Pair>>> {
+        let loading = params.is_loading();
+        if self.init_lora_weights.is_for_files() && !loading {
+            let name = self.init_lora_weights.name();
+            return Err(Error::config(format!(
+                "`init_lora_weights` is \"{name}\", with which adapters are read but not made; make one in PEFT, or use true"
+            )));
+        }
         if !self.init_lora_weights.decomposes() {
             return Ok(vec![]);
         }
-        let loading = params.is_loading();
         let one = |(site, size): (&Site, &SiteSize)| {
             if loading && site.spec.kind == HostKind::Embedding {
                 return Ok(None);
@@ -165,8 +184,7 @@ impl LoraConfig {
     fn magnitude(&self, site: &Site, factors: &Factors, params: &mut ParamBuilder<'_>) -> Result<Magnitude> {
         let HostSpec { kind, rows, cols, ref device, dtype, .. } = site.spec;
         let length = if kind == HostKind::Embedding { cols } else { rows };
-        let keys = MAGNITUDE.map(|name| ParamKey::site(&site.path, name));
-        let key = keys.iter().find(|key| params.has(key)).unwrap_or(&keys[0]).clone();
+        let key = ParamKey::site(&site.path, MAGNITUDE[0]);
         let start = || Ok(Magnitude::lengths(kind, &site.base.canonical()?, &factors.product()?)?);
         let lengths = params.trainable(key, length, adapter_dtype(dtype), device, start)?;
         Magnitude::new(kind, lengths, &site.base)

@@ -10,6 +10,10 @@ use peft_core::{
 };
 use std::sync::Arc;
 
+/// The trained vectors of one module, below its path.
+const LAMBDA_B: &str = "vera_lambda_b";
+const LAMBDA_D: &str = "vera_lambda_d";
+
 impl AdapterMethod for VeraConfig {
     const PEFT_TYPE: &'static str = "VERA";
 
@@ -53,15 +57,23 @@ impl AdapterMethod for VeraConfig {
         false
     }
 
+    fn tensor_names(&self) -> &'static [&'static str] {
+        &[LAMBDA_B, LAMBDA_D, "vera_A", "vera_B"]
+    }
+
     /// # Errors
     /// A checkpoint must hold both vectors of every site and, with `save_projection`, A and B.
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
+        // Before anything is made: what a config of somebody else calls the rank may be larger than any memory.
+        for site in sites {
+            params.require(&ParamKey::site(&site.path, LAMBDA_D), self.r)?;
+        }
         let mut projections = Projections::new(self, sites, params)?;
         let mut layers: Vec<Arc<dyn AdapterLayer>> = Vec::with_capacity(sites.len());
         for (index, site) in sites.iter().enumerate() {
             let (b, d) = self.fresh(site.spec.rows, params);
-            let lambda_b = vector(site, "vera_lambda_b", b, params)?;
-            let lambda_d = vector(site, "vera_lambda_d", d, params)?;
+            let lambda_b = vector(site, LAMBDA_B, b, params)?;
+            let lambda_d = vector(site, LAMBDA_D, d, params)?;
             let dropout = Dropout::new(self.vera_dropout as f32, index as u64);
             layers.push(Arc::new(VeraLayer::new(projections.of(&site.spec)?, lambda_b, lambda_d, dropout)));
         }

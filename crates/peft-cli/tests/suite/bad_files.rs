@@ -34,7 +34,11 @@ fn missing_folders_and_files_are_named() {
 
     let adapter = place.adapter("adapter");
     fs::remove_file(Path::new(&adapter).join("adapter_model.safetensors")).unwrap();
-    every_reader_refuses_alone(&place, &adapter, &[&adapter, "it has no adapter_model.safetensors"]);
+    every_reader_refuses_alone(
+        &place,
+        &adapter,
+        &[&adapter, "it has neither adapter_model.safetensors nor adapter_model.bin"],
+    );
     let adapter = place.adapter("adapter");
     fs::remove_file(Path::new(&adapter).join("adapter_config.json")).unwrap();
     every_reader_refuses_alone(&place, &adapter, &[&adapter, "it has no adapter_config.json"]);

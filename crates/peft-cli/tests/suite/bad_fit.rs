@@ -13,7 +13,7 @@ fn a_base_with_other_layers_or_shapes_is_refused() {
     run(&format!("init --base {base} {method} --out {adapter}"), &[]).expect_success();
     let other = |name: &str, sizes: Sizes| write_llama(&place.at(name), sizes);
     let fewer = other("fewer", Sizes { layers: 1, ..Sizes::default() });
-    every_reader_refuses(&place, &fewer, &adapter, &[&adapter, "tinylora_v"]);
+    every_reader_refuses(&place, &fewer, &adapter, &[&adapter, "that the model lacks (`model.layers.1.mlp.up_proj`"]);
     let more = other("more", Sizes { layers: 3, ..Sizes::default() });
     every_reader_refuses(&place, &more, &adapter, &[&adapter, "tinylora_"]);
     let wider = other("wider", Sizes { hidden: 64, ..Sizes::default() });

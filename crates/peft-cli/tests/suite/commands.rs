@@ -208,7 +208,8 @@ fn vera_is_converted_and_inspected_with_its_base() {
     for part in ["fits", "parameters  120", "2 x q_proj  Linear 32x32", "2 x v_proj  Linear 16x32"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    run(&format!("inspect {adapter} --base {}", fixture("base_gpt2")), &[]).expect_error(1, &[&adapter, "no module"]);
+    run(&format!("inspect {adapter} --base {}", fixture("base_gpt2")), &[])
+        .expect_error(1, &[&adapter, "modules that the model lacks (`q_proj`, `v_proj`)"]);
 }
 
 #[test]

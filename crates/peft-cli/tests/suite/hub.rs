@@ -165,7 +165,7 @@ fn a_base_that_is_lost_or_another_says_so() {
     online.generate_fails(&format!("--adapter {gone}"), &[&gone, "maker/gone", "no such repository", "--base"]);
     let other = fixture("base_llama");
     let words = format!("eval --base {other} --adapter user/adapter --data {}", online.place.at("data.jsonl"));
-    let says = ["made for maker/base", &format!("does not fit {other}"), "4 adapted modules"];
+    let says = ["made for maker/base", &format!("does not fit {other}"), "tensors for modules that the model lacks"];
     let outcome = online.run(&words, &[]);
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     for part in says {

@@ -12,5 +12,6 @@ mod conversion;
 mod exports;
 mod hub;
 mod interruption;
+mod old_files;
 mod support;
 mod usage;

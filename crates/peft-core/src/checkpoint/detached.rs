@@ -1,6 +1,7 @@
 //! An adapter looked at without its base model.
 
-use super::{order, read_adapter};
+use super::{Keys, order, read_adapter};
+use crate::error::preview;
 use crate::params::SITE_PREFIX;
 use crate::{
     AdapterConfig, AdapterLayer, BaseWeight, Error, HostKind, HostRole, HostSpec, Matcher, ParamBuilder, ParamKey,
@@ -23,6 +24,9 @@ const EMBEDDINGS: [&str; 9] = [
     "shared",
     "embedding",
 ];
+
+/// How many parts the name of a tensor may have below its module's path.
+const LONGEST_OWN_NAME: usize = 8;
 
 /// What tensors of whole modules are called below a module's path; the longer names first, since the others end them.
 pub(crate) const WHOLE_MODULE_NAMES: [&str; 4] = ["base_layer.weight", "base_layer.bias", "weight", "bias"];
@@ -74,6 +78,11 @@ impl DetachedAdapter {
         if config.method.needs_base() {
             return Err(Error::NeedsBase { method: config.method.peft_type() });
         }
+        let keys = Keys::new(source, &config.method)?;
+        Self::from_keys(config, &keys).map_err(|error| keys.in_words_of_the_file(error))
+    }
+
+    fn from_keys(config: AdapterConfig, source: &Keys<'_>) -> Result<Self> {
         let mut by_module: BTreeMap<String, SiteShapes> = BTreeMap::new();
         let matcher = Matcher::new(config.method.targets())?;
         let mut carried_keys = vec![];
@@ -83,8 +92,9 @@ impl DetachedAdapter {
                 carried_keys.push(key);
                 continue;
             }
-            // A tensor's own name may hold dots (`lora_A.weight`), so every cut is offered to the method.
-            for (cut, _) in rest.match_indices('.') {
+            // A tensor's own name may hold dots (`lora_A.weight`), so several cuts are offered to the method; not all, for a name may
+            // be nothing but dots.
+            for (cut, _) in rest.rmatch_indices('.').take(LONGEST_OWN_NAME) {
                 let shape = source.shape(&name).ok_or_else(|| Error::MissingTensor(name.clone()))?;
                 by_module.entry(rest[..cut].to_owned()).or_default().insert(rest[cut + 1..].to_owned(), shape);
             }
@@ -97,7 +107,11 @@ impl DetachedAdapter {
         }
         if shapes.is_empty() {
             let method = config.method.peft_type();
-            return Err(Error::config(format!("the file has no tensors that a {method} adapter adapts a module with")));
+            let names: Vec<String> = source.names().into_iter().collect();
+            let names = if names.is_empty() { "none".to_owned() } else { preview(&names) };
+            return Err(Error::config(format!(
+                "the file has no tensors that a {method} adapter adapts a module with; it has {names}"
+            )));
         }
         let mut paths: Vec<String> = shapes.keys().cloned().collect();
         let ordered = order::sort(&mut paths);

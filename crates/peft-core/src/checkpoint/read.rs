@@ -1,76 +1,94 @@
 //! Reading adapter folders.
 
-use super::{CONFIG_FILE, WEIGHTS_FILE};
+use super::pickle::PickleFile;
+use super::{CONFIG_FILE, PICKLE_FILE, SafetensorsFile, WEIGHTS_FILE, bounded};
 use crate::{AdapterConfig, Error, Registry, Result, TensorSource};
-use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{Device, Shape, Tensor};
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// A safetensors file in memory, its header checked against its length.
-pub struct SafetensorsFile {
-    path: PathBuf,
-    file: BufferedSafetensors,
+/// The longest config that is read. PEFT's have a kilobyte, and those that list thousands of modules some hundreds.
+const LONGEST_CONFIG: u64 = 10_000_000;
+
+/// The tensors of an adapter folder, whatever kind of file they are in, under the names that the file has.
+pub struct AdapterFile(Kind);
+
+enum Kind {
+    Safetensors(SafetensorsFile),
+    Pickle(PickleFile),
 }
 
-impl SafetensorsFile {
-    /// Reads a file.
+impl AdapterFile {
+    /// Opens the file of tensors of an adapter folder: `adapter_model.safetensors`, or `adapter_model.bin` where there is none.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Safetensors`] when header and data do not agree.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref().to_owned();
-        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        let file = BufferedSafetensors::new(bytes)
-            .map_err(|e| Error::Safetensors { path: path.clone(), message: e.to_string() })?;
-        Ok(Self { path, file })
+    /// When there is neither, or the file is broken.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let (weights, pickle) = (dir.join(WEIGHTS_FILE), dir.join(PICKLE_FILE));
+        // A link that leads nowhere is there, and should be complained about.
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        match (is_there(&weights), is_there(&pickle)) {
+            (true, _) => Ok(Self(Kind::Safetensors(SafetensorsFile::open(weights)?))),
+            (false, true) => Ok(Self(Kind::Pickle(PickleFile::open(pickle)?))),
+            (false, false) => Err(Error::model(dir, format!("it has neither {WEIGHTS_FILE} nor {PICKLE_FILE}"))),
+        }
     }
 
     /// Where the file was read from.
     pub fn path(&self) -> &Path {
-        &self.path
+        match &self.0 {
+            Kind::Safetensors(file) => file.path(),
+            Kind::Pickle(file) => file.path(),
+        }
+    }
+
+    fn source(&self) -> &dyn TensorSource {
+        match &self.0 {
+            Kind::Safetensors(file) => file,
+            Kind::Pickle(file) => file,
+        }
     }
 }
 
-impl TensorSource for SafetensorsFile {
+impl TensorSource for AdapterFile {
     fn names(&self) -> BTreeSet<String> {
-        self.file.tensors().into_iter().map(|(name, _)| name).collect()
+        self.source().names()
     }
 
     fn shape(&self, name: &str) -> Option<Shape> {
-        self.file.get(name).ok().map(|view| Shape::from(view.shape()))
+        self.source().shape(name)
     }
 
     fn load(&self, name: &str, device: &Device) -> Result<Option<Tensor>> {
-        if self.file.get(name).is_err() {
-            return Ok(None);
-        }
-        let tensor = self.file.load(name, device);
-        tensor
-            .map(Some)
-            .map_err(|e| Error::Safetensors { path: self.path.clone(), message: format!("tensor `{name}`: {e}") })
+        self.source().load(name, device)
     }
+}
+
+/// The text of an `adapter_config.json`.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, is no file or longer than any config.
+pub fn read_config_text(path: impl AsRef<Path>) -> Result<String> {
+    bounded::read_text(path.as_ref(), LONGEST_CONFIG)
 }
 
 /// Reads config and tensors of an adapter folder.
 ///
 /// # Errors
 /// When a file is missing or broken, or the config names a method that is not registered.
-pub fn read_adapter(dir: &Path, registry: &Registry) -> Result<(AdapterConfig, SafetensorsFile)> {
+pub fn read_adapter(dir: &Path, registry: &Registry) -> Result<(AdapterConfig, AdapterFile)> {
     let config_path = dir.join(CONFIG_FILE);
-    let text = fs::read_to_string(&config_path).map_err(|e| match e.kind() {
-        ErrorKind::NotFound if !dir.exists() => Error::model(dir, "no such folder"),
-        ErrorKind::NotFound => Error::model(dir, format!("not an adapter folder: it has no {CONFIG_FILE}")),
-        _ => Error::io("read", &config_path, e),
+    let text = read_config_text(&config_path).map_err(|error| match &error {
+        Error::Io { error: io, .. } if io.kind() == ErrorKind::NotFound && !dir.exists() => {
+            Error::model(dir, "no such folder")
+        }
+        Error::Io { error: io, .. } if io.kind() == ErrorKind::NotFound => {
+            Error::model(dir, format!("not an adapter folder: it has no {CONFIG_FILE}"))
+        }
+        _ => error,
     })?;
     let config = registry.parse(&text).map_err(|e| e.at(config_path.display().to_string()))?;
-    let weights_path = dir.join(WEIGHTS_FILE);
-    if !weights_path.exists() {
-        let pickled = dir.join("adapter_model.bin").exists();
-        let hint = if pickled { "; adapter_model.bin is a pickle: load it with PEFT and save it again" } else { "" };
-        return Err(Error::model(dir, format!("it has no {WEIGHTS_FILE}{hint}")));
-    }
-    Ok((config, SafetensorsFile::open(weights_path)?))
+    Ok((config, AdapterFile::open(dir)?))
 }

@@ -70,6 +70,10 @@ impl AdapterMethod for Bottleneck {
         matches!(host.kind, HostKind::Linear | HostKind::Embedding)
     }
 
+    fn tensor_names(&self) -> &'static [&'static str] {
+        &["bottleneck_A", "bottleneck_B"]
+    }
+
     fn settle(&mut self, sites: &[Site]) {
         self.fan_in_fan_out = sites.iter().any(|s| s.spec.layout == WeightLayout::InOut);
     }

@@ -23,9 +23,9 @@ fn defaults_are_those_of_peft() {
 fn an_option_that_is_not_supported_is_an_error_when_it_is_set() {
     for (fields, name) in [
         (r#", "use_qalora": true"#, "use_qalora"),
-        (r#", "loftq_config": {"loftq_bits": 4}"#, "loftq_config"),
+        (r#", "init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}"#, "init_lora_weights"),
         (r#", "layer_replication": [[0, 2]]"#, "layer_replication"),
-        (r#", "init_lora_weights": "eva""#, "init_lora_weights"),
+        (r#", "init_lora_weights": "corda""#, "init_lora_weights"),
         (r#", "init_lora_weights": "pissa_niter_16""#, "init_lora_weights"),
         (r#", "target_parameters": ["experts"]"#, "target_parameters"),
     ] {
@@ -35,6 +35,55 @@ fn an_option_that_is_not_supported_is_an_error_when_it_is_set() {
     // At their defaults, or null, they say nothing.
     parse(r#", "use_dora": false, "loftq_config": null, "megatron_core": "megatron.core", "qalora_group_size": 16"#)
         .unwrap();
+    // Nor do those that only count with another that is not set.
+    parse(r#", "loftq_config": {"loftq_bits": 4}, "megatron_core": "other", "qalora_group_size": 32"#).unwrap();
+}
+
+/// Some configs have null for a flag; to PEFT it is false.
+#[test]
+fn flags_that_are_null_are_not_set() {
+    let config = parse(
+        r#", "fan_in_fan_out": null, "use_dora": null, "use_rslora": null, "rank_pattern": null, "inference_mode": null"#,
+    )
+    .unwrap();
+    assert!(!config.fan_in_fan_out && !config.use_dora && !config.use_rslora && config.rank_pattern.is_empty());
+    for field in ["r", "lora_alpha", "lora_dropout", "bias", "init_lora_weights"] {
+        let error = parse(&format!(r#", "use_dora": null, "{field}": null"#)).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{field}` is null")), "{error}");
+    }
+}
+
+/// Factors that began without a change to the base are an ordinary LoRA once they are trained.
+#[test]
+fn beginnings_that_leave_the_base_alone_are_read_and_not_made() {
+    for name in ["eva", "orthogonal"] {
+        let config = parse(&format!(r#", "init_lora_weights": "{name}", "target_modules": ["up_proj"]"#)).unwrap();
+        let mut plain = config.clone();
+        plain.init_lora_weights = LoraInit::Identity;
+        let mut model = PeftModel::new(TinySpec::default().build().unwrap());
+        let error = model.add_adapter("a", config.clone()).unwrap_err().to_string();
+        assert!(error.contains(&format!("`init_lora_weights` is \"{name}\"")), "{error}");
+        model.add_adapter("a", plain).unwrap();
+        let params = &model.adapter("a").unwrap().params;
+        let tensors: std::collections::BTreeMap<_, _> =
+            params.persisted().map(|(key, tensor)| (key.to_string(), tensor.clone())).collect();
+        model.add_from_source("b", config, &tensors).unwrap();
+    }
+}
+
+/// PEFT before 0.4 had it, and other tensors with it.
+#[test]
+fn an_option_that_is_gone_is_refused_when_it_says_something() {
+    let load = |fields: &str| {
+        let mut registry = Registry::new();
+        registry.register::<LoraConfig>().unwrap();
+        let text = format!(r#"{{"peft_type": "LORA", "target_modules": ["up_proj"], "merge_weights": false{fields}}}"#);
+        let config = registry.parse(&text).unwrap();
+        let mut model = PeftModel::new(TinySpec::default().build().unwrap());
+        model.add_from_source("a", config, &std::collections::BTreeMap::new()).unwrap_err().to_string()
+    };
+    assert!(load(r#", "enable_lora": [true, false, true]"#).contains("`enable_lora` is [true,false,true]"));
+    assert!(load(r#", "enable_lora": null"#).contains("has no tensor"));
 }
 
 #[test]

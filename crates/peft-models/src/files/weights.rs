@@ -49,8 +49,12 @@ impl Weights {
         if !index_path.exists() {
             let pickled =
                 ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| folder.join(name).exists());
-            let hint =
-                if pickled { "; pytorch_model.bin is a pickle: save the model again as safetensors" } else { "" };
+            let hint = if pickled {
+                "; pytorch_model.bin is a pickle, of which only adapters are read: load the model with transformers and save it again, \
+                 which writes safetensors"
+            } else {
+                ""
+            };
             return Err(Error::model(folder, format!("it has neither {SINGLE_FILE} nor {INDEX_FILE}{hint}")));
         }
         let text = fs::read_to_string(&index_path).map_err(|e| Error::io("read", &index_path, e))?;

@@ -7,7 +7,7 @@ use crate::args::InspectArgs;
 use adapter::AdapterReport;
 use anyhow::{Result, bail};
 use candle_peft::Pretrained;
-use candle_peft::core::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
+use candle_peft::core::checkpoint::{CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE};
 use candle_peft::hub::Part;
 use model::ModelReport;
 use serde::Serialize;
@@ -34,7 +34,7 @@ impl fmt::Display for Report {
 pub(super) fn run(args: &InspectArgs, pretrained: &Pretrained) -> Result<Report> {
     let folder = pretrained.folder(&args.name, Part::Any)?;
     let dir = folder.path();
-    if dir.join(CONFIG_FILE).exists() || dir.join(WEIGHTS_FILE).exists() {
+    if [CONFIG_FILE, WEIGHTS_FILE, PICKLE_FILE].iter().any(|name| dir.join(name).exists()) {
         let base = args.base.as_deref().map(|base| pretrained.base(base, Part::Model)).transpose()?;
         return Ok(Report::Adapter(AdapterReport::new(dir, base.as_ref(), pretrained.registry())?));
     }
