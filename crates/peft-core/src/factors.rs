@@ -1,8 +1,8 @@
 //! The leading singular directions of weights as frozen factors: what TinyLoRA and LoRA-XS put their trained numbers between.
 
-use crate::{Error, HostKind, HostSpec, ParamBuilder, ParamKey, Persist, Result, Site, linalg::truncated_svd};
+use crate::linalg::{Threads, side_by_side, truncated_svd_on};
+use crate::{Error, HostKind, HostSpec, ParamBuilder, ParamKey, Persist, Result, Site};
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 
 /// Where the singular values of a weight go when it is written as a product of two factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +31,17 @@ impl SvdFactors {
         r.min(host.rows).min(host.cols)
     }
 
-    /// The factors of every site, decomposed side by side; a worker holds one weight in f32 at a time.
+    /// The factors of every site, decomposed side by side ([`side_by_side`]); a thread holds one weight in f32 at a time.
     ///
     /// They are made on the CPU with the values of the base's dtype, operation by operation as PEFT does, because that decides how a
     /// 16-bit base rounds; tensors are of [`adapter_dtype`].
     ///
     /// # Errors
-    /// When a site has no weight, or one that cannot be decomposed ([`truncated_svd`]); the error names the site.
+    /// When a site has no weight, or one that cannot be decomposed ([`truncated_svd_on`]); the error names the site.
     pub fn of_sites(sites: &[Site], r: usize, values: SingularValues) -> Result<Vec<Self>> {
-        sites.par_iter().map(|site| Self::of(site, r, values).map_err(|e| e.at(&site.path))).collect()
+        let elements = |site: &Site| site.spec.rows * site.spec.cols;
+        let of = |site: &Site, threads| Self::of(site, r, values, threads).map_err(|e| e.at(&site.path));
+        side_by_side(sites, elements, of).into_iter().collect()
     }
 
     /// The factors of every site as frozen parameters, `names` being those of A and B below a module's path.
@@ -71,9 +73,9 @@ impl SvdFactors {
         each.collect()
     }
 
-    fn of(site: &Site, r: usize, values: SingularValues) -> Result<Self> {
+    fn of(site: &Site, r: usize, values: SingularValues, threads: Threads) -> Result<Self> {
         let weight = site.base.canonical()?.to_device(&Device::Cpu)?;
-        let svd = truncated_svd(&weight, r)?;
+        let svd = truncated_svd_on(&weight, r, threads)?;
         let dtype = value_dtype(site.spec.dtype);
         let (s, u, vt) = (svd.s.to_dtype(dtype)?, svd.u.to_dtype(dtype)?, svd.vt.to_dtype(dtype)?);
         let (a, b) = match values {

@@ -2,8 +2,9 @@
 
 use candle_core::{Device, Tensor};
 use faer::{Mat, MatRef};
+use peft_core::linalg::{Threads, truncated_svd_on};
 use peft_core::torch_rng::TorchRng;
-use peft_core::{Error, HostKind, Result, Site, linalg::truncated_svd};
+use peft_core::{Error, HostKind, Result, Site};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -46,7 +47,7 @@ impl LoraInit {
     ///
     /// # Errors
     /// When the site has no weight at hand, is not linear or smaller than `r`, or cannot be decomposed.
-    pub(crate) fn decompose(self, site: &Site, r: usize, scale: f64) -> Result<Pair> {
+    pub(crate) fn decompose(self, site: &Site, r: usize, scale: f64, threads: Threads) -> Result<Pair> {
         let name = self.name();
         let (rows, cols) = (site.spec.rows, site.spec.cols);
         if site.spec.kind != HostKind::Linear {
@@ -61,7 +62,7 @@ impl LoraInit {
         }
         let weight = site.base.canonical()?.to_device(&Device::Cpu)?;
         if self == Self::Pissa {
-            let svd = truncated_svd(&weight, r)?;
+            let svd = truncated_svd_on(&weight, r, threads)?;
             let root = (svd.s / scale)?.sqrt()?;
             return Ok(Pair { a: svd.vt.broadcast_mul(&root.unsqueeze(1)?)?, b: svd.u.broadcast_mul(&root)? });
         }

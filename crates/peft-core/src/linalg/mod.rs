@@ -7,11 +7,13 @@ mod panel;
 mod refine;
 mod ritz;
 mod search;
+mod threads;
 mod triplets;
 
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use panel::Panel;
+pub use threads::{Threads, side_by_side};
 use triplets::{Fit, Triplets};
 
 /// The leading singular triplets of a matrix: `W ~ u diag(s) vt`.
@@ -66,6 +68,14 @@ pub const TOLERANCE: f64 = 1e-6;
 /// When the tensor is not a matrix of floats with elements, holds NaN or infinity, or has an entry or a singular value
 /// beyond the range of f32; when `r` is 0.
 pub fn truncated_svd(weight: &Tensor, r: usize) -> Result<TruncatedSvd> {
+    truncated_svd_on(weight, r, Threads::All)
+}
+
+/// [`truncated_svd`] on these threads: the same bits, sooner or later.
+///
+/// # Errors
+/// As [`truncated_svd`].
+pub fn truncated_svd_on(weight: &Tensor, r: usize, threads: Threads) -> Result<TruncatedSvd> {
     let (rows, cols) = weight.dims2()?;
     if !weight.dtype().is_float() {
         return Err(Error::Decomposition(format!("a {} matrix is not one of floats", weight.dtype().as_str())));
@@ -74,40 +84,63 @@ pub fn truncated_svd(weight: &Tensor, r: usize) -> Result<TruncatedSvd> {
     if rank == 0 {
         return Err(Error::Decomposition(format!("a decomposition of rank {r} of a {rows} x {cols} matrix is empty")));
     }
-    let (triplets, fit, overlooked, complete, scale) = panel::with_f32(weight, |values, scale| {
-        let panel = Panel::new(values, rows, cols)?;
-        let refined = if iterates(rows, cols, rank) {
-            let found = search::leading(&panel, rank, TOLERANCE)?;
-            found
-                .map(|found| Ok::<_, Error>((refine::refine(&panel, &found, TOLERANCE)?, found.overlooked)))
-                .transpose()?
-        } else {
-            None
-        };
-        if let Some((Some((triplets, fit)), overlooked)) = refined {
-            return Ok((triplets, fit, overlooked, false, scale));
-        }
-        let (u, s, v) = full::decompose(&panel)?;
-        let triplets = Triplets::new(u.as_ref(), &s, v.as_ref(), rank);
-        let fit = triplets.fit(&panel);
-        Ok((triplets, fit, 0.0, true, scale))
+    let (found, scale) = panel::with_panel(weight, threads, |panel, scale| {
+        // From inside the pool, work is handed out without waking this thread up each time.
+        let found = if panel.shared() { rayon::scope(|_| checked(panel, rank)) } else { checked(panel, rank) };
+        Ok((found?, scale))
     })?;
-    let Fit { left, right, orthogonality, .. } = fit;
-    let certificate = Certificate { left, right, orthogonality, overlooked, complete };
-    let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|v| *v as f32).collect() };
-    let s: Vec<f32> = triplets.s.iter().map(|s| (s * scale) as f32).collect();
-    if s.iter().any(|s| s.is_infinite()) {
-        return Err(Error::Decomposition(
-            "the largest singular value of the weight is beyond the range of f32".to_owned(),
-        ));
+    found.into_result(scale, weight.device())
+}
+
+/// Triplets that fit the weight.
+struct Checked {
+    triplets: Triplets,
+    fit: Fit,
+    overlooked: f64,
+    complete: bool,
+}
+
+/// By iteration if it settles the matter, otherwise completely.
+fn checked(panel: &Panel<'_>, rank: usize) -> Result<Checked> {
+    if iterates(panel.rows, panel.cols, rank)
+        && let Some(found) = search::leading(panel, rank, TOLERANCE)?
+        && let Some((triplets, fit)) = refine::refine(panel, &found, TOLERANCE)?
+    {
+        return Ok(Checked { triplets, fit, overlooked: found.overlooked, complete: false });
     }
-    let device = weight.device();
-    Ok(TruncatedSvd {
-        u: Tensor::from_vec(narrow(&triplets.u), (rank, rows), device)?.t()?.contiguous()?,
-        s: Tensor::from_vec(s, rank, device)?,
-        vt: Tensor::from_vec(narrow(&triplets.v), (rank, cols), device)?,
-        certificate,
-    })
+    let (u, s, v) = full::decompose(panel)?;
+    let triplets = Triplets::new(u.as_ref(), &s, v.as_ref(), rank);
+    let fit = triplets.fit(panel);
+    if fit.worst() > TOLERANCE {
+        return Err(Error::Decomposition(format!(
+            "the complete one misses the weight by {:.1e} of its largest singular value",
+            fit.worst()
+        )));
+    }
+    Ok(Checked { triplets, fit, overlooked: 0.0, complete: true })
+}
+
+impl Checked {
+    /// Tensors on a device, for a weight that was divided by `scale`.
+    fn into_result(self, scale: f64, device: &Device) -> Result<TruncatedSvd> {
+        let Triplets { u, s, v } = self.triplets;
+        let (rank, rows, cols) = (s.len(), u.len() / s.len(), v.len() / s.len());
+        let narrow = |values: &[f64], scale: f64| -> Vec<f32> { values.iter().map(|v| (v * scale) as f32).collect() };
+        let s = narrow(&s, scale);
+        if s.iter().any(|s| s.is_infinite()) {
+            return Err(Error::Decomposition(
+                "the largest singular value of the weight is beyond the range of f32".to_owned(),
+            ));
+        }
+        let Fit { left, right, orthogonality, .. } = self.fit;
+        let (overlooked, complete) = (self.overlooked, self.complete);
+        Ok(TruncatedSvd {
+            u: Tensor::from_vec(narrow(&u, 1.0), (rank, rows), device)?.t()?.contiguous()?,
+            s: Tensor::from_vec(s, rank, device)?,
+            vt: Tensor::from_vec(narrow(&v, 1.0), (rank, cols), device)?,
+            certificate: Certificate { left, right, orthogonality, overlooked, complete },
+        })
+    }
 }
 
 /// Whether a few triplets are worth an iteration.
