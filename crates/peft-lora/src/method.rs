@@ -6,7 +6,6 @@ use crate::init::Pair;
 use crate::layer::{Factors, LoraLayer, Names};
 use crate::pattern::Patterns;
 use candle_core::{DType, Device, Tensor};
-use peft_core::linalg::side_by_side;
 use peft_core::{
     AdapterLayer, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder, ParamKey, Result,
     Site, SiteShapes, TargetSpec, adapter_dtype, value_dtype,
@@ -105,16 +104,13 @@ impl LoraConfig {
             return Ok(vec![]);
         }
         let loading = params.is_loading();
-        let items: Vec<(&Site, &SiteSize)> = sites.iter().zip(sizes).collect();
-        let elements = |(site, _): &(&Site, &SiteSize)| site.spec.rows * site.spec.cols;
-        let one = |(site, size): &(&Site, &SiteSize), threads| {
-            if loading && site.spec.kind == HostKind::Embedding {
+        params.decomposer().each(sites, |index, decomposition| {
+            if loading && decomposition.site().spec.kind == HostKind::Embedding {
                 return Ok(None);
             }
-            let pair = self.init_lora_weights.decompose(site, size.r, size.scale, threads);
-            pair.map(Some).map_err(|e| e.at(&site.path))
-        };
-        side_by_side(&items, elements, one).into_iter().collect()
+            let SiteSize { r, scale } = sizes[index];
+            self.init_lora_weights.decompose(decomposition, r, scale).map(Some)
+        })
     }
 
     fn layer(

@@ -1,10 +1,13 @@
-//! PEFT's adapter folders: `adapter_config.json` beside `adapter_model.safetensors`.
+//! PEFT's adapter folders: `adapter_config.json` beside `adapter_model.safetensors`. And compact ones of this crate's own.
 
+mod compact;
 mod detached;
 mod order;
 mod read;
 mod write;
 
+pub(crate) use compact::{BASE_TENSORS, BaseRecord};
+pub use compact::{COMPACT_FILE, Compact, Layout};
 pub(crate) use detached::WHOLE_MODULE_NAMES;
 pub use detached::{DetachedAdapter, DetachedSite};
 pub use read::{SafetensorsFile, read_adapter};

@@ -1,6 +1,6 @@
 //! Reading adapter folders.
 
-use super::{CONFIG_FILE, WEIGHTS_FILE};
+use super::{COMPACT_FILE, CONFIG_FILE, WEIGHTS_FILE};
 use crate::{AdapterConfig, Error, Registry, Result, TensorSource};
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{Device, Shape, Tensor};
@@ -66,6 +66,15 @@ pub fn read_adapter(dir: &Path, registry: &Registry) -> Result<(AdapterConfig, S
         _ => Error::io("read", &config_path, e),
     })?;
     let config = registry.parse(&text).map_err(|e| e.at(config_path.display().to_string()))?;
+    if config.meta.compact.is_some() {
+        let path = dir.join(COMPACT_FILE);
+        return match path.exists() {
+            true => Ok((config, SafetensorsFile::open(path)?)),
+            false => {
+                Err(Error::model(dir, format!("its config is of a compact checkpoint, and it has no {COMPACT_FILE}")))
+            }
+        };
+    }
     let weights_path = dir.join(WEIGHTS_FILE);
     if !weights_path.exists() {
         let pickled = dir.join("adapter_model.bin").exists();

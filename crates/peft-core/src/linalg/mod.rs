@@ -51,6 +51,9 @@ pub struct Certificate {
     pub complete: bool,
 }
 
+/// Which algorithm this is: another number wherever the same matrix may give other bits. Cached results of others are not used.
+pub const VERSION: u32 = 1;
+
 /// The residual, as a part of the largest singular value, that an iteration may end with. What misses it is decomposed completely.
 pub const TOLERANCE: f64 = 1e-6;
 
