@@ -299,6 +299,15 @@ impl Error {
         Self::At { place: place.into(), error: Box::new(self) }
     }
 
+    /// Whether the base model alone is missing: [`Error::NeedsBase`] or [`Error::CompactNeedsBase`], wherever it happened.
+    pub fn needs_base(&self) -> bool {
+        match self {
+            Self::At { error, .. } => error.needs_base(),
+            Self::NeedsBase { .. } | Self::CompactNeedsBase { .. } => true,
+            _ => false,
+        }
+    }
+
     /// An I/O error with what was attempted and where.
     pub fn io(action: &'static str, path: impl AsRef<Path>, error: std::io::Error) -> Self {
         Self::Io { action, path: path.as_ref().to_owned(), error }

@@ -86,7 +86,7 @@ impl Conversion<'_> {
             return self.on_base();
         }
         match self.alone() {
-            Err(Error::NeedsBase { .. } | Error::CompactNeedsBase { .. }) => self.on_base(),
+            Err(error) if error.needs_base() => self.on_base(),
             adapter => Ok(adapter?),
         }
     }

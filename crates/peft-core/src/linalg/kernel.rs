@@ -14,6 +14,21 @@ const COLUMNS: usize = 3;
 /// Registers that are added up before they join the running sum: rounding errors grow with the length of a chain of additions.
 const CHAIN: usize = 32;
 
+#[cfg(test)]
+thread_local! {
+    /// Makes this thread compute as a machine without vector instructions does.
+    pub(super) static SCALAR: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// The instructions to use.
+fn arch() -> Arch {
+    #[cfg(test)]
+    if SCALAR.get() {
+        return Arch::Scalar;
+    }
+    Arch::new()
+}
+
 /// A number that comes in registers.
 pub(super) trait Float: Copy + Default + Send + Sync {
     /// A register full of them.
@@ -101,7 +116,7 @@ float!(
 ///
 /// `rows` and `vectors` hold vectors of `len` one after the other; `out` is `(rows, vectors)`.
 pub(super) fn dot<T: Float>(rows: &[T], vectors: &[T], len: usize, out: &mut [T]) {
-    Arch::new().dispatch(Dot { rows, vectors, len, out });
+    arch().dispatch(Dot { rows, vectors, len, out });
 }
 
 /// Adds multiples of rows to vectors: `vectors[j] += sum_i factors[i, j] rows[i]`.
@@ -111,12 +126,12 @@ pub(super) fn add_multiples<T: Float>(rows: &[T], factors: &[T], len: usize, vec
 
 /// [`add_multiples`] for the first `len` numbers of rows that begin `pitch` numbers apart.
 pub(super) fn add_multiples_of_parts<T: Float>(rows: &[T], pitch: usize, factors: &[T], len: usize, vectors: &mut [T]) {
-    Arch::new().dispatch(AddMultiples { rows, pitch, factors, len, vectors });
+    arch().dispatch(AddMultiples { rows, pitch, factors, len, vectors });
 }
 
 /// Both at once, with the inner products as factors: `out[j] += sum_i (rows[i] . vectors[j]) rows[i]`.
 pub(super) fn add_gram<T: Float>(rows: &[T], vectors: &[T], len: usize, out: &mut [T]) {
-    Arch::new().dispatch(AddGram { rows, vectors, len, out });
+    arch().dispatch(AddGram { rows, vectors, len, out });
 }
 
 /// The sum of squares.

@@ -151,3 +151,48 @@ fn iterates(rows: usize, cols: usize, rank: usize) -> bool {
     let side = rows.min(cols);
     side >= 96 && rank * 8 <= side
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{Threads, TruncatedSvd, kernel, truncated_svd_on};
+    use crate::torch_rng::TorchRng;
+    use candle_core::{Device, Tensor};
+
+    fn normal(rows: usize, cols: usize, seed: u64) -> Tensor {
+        Tensor::from_vec(TorchRng::new(seed).normal(0.0, 1.0, rows * cols), (rows, cols), &Device::Cpu).unwrap()
+    }
+
+    /// The decomposition as a machine without vector instructions makes it.
+    fn scalar(weight: &Tensor, r: usize) -> TruncatedSvd {
+        kernel::SCALAR.set(true);
+        let svd = truncated_svd_on(weight, r, Threads::One);
+        kernel::SCALAR.set(false);
+        svd.unwrap()
+    }
+
+    fn largest(tensor: &Tensor) -> f32 {
+        tensor.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    /// Compact checkpoints rest on this: their factors are made again on another machine.
+    #[test]
+    fn machines_without_vector_instructions_find_the_same_factors() {
+        let mut apart = 0f32;
+        for (rows, cols, r) in [(576, 576, 2), (192, 576, 2), (1536, 300, 4), (300, 1536, 8)] {
+            let flat = normal(rows, cols, 7);
+            let falling = normal(rows, 40, 8).matmul(&normal(40, cols, 9)).unwrap();
+            for weight in [flat, falling] {
+                let (here, there) = (truncated_svd_on(&weight, r, Threads::One).unwrap(), scalar(&weight, r));
+                assert!(!here.certificate.complete && !there.certificate.complete);
+                for (here, there) in [(&here.u, &there.u), (&here.vt, &there.vt), (&here.s, &there.s)] {
+                    let difference = largest(&(here - there).unwrap()) / largest(here);
+                    assert!(difference <= 1e-5, "{rows} x {cols}: {difference:e}");
+                    apart = apart.max(difference);
+                }
+            }
+        }
+        // The two really are different arithmetic.
+        assert!(apart > 0.0);
+    }
+}
