@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+type Damage<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 type Bits = BTreeMap<String, Vec<u32>>;
 
 /// Every tensor that a checkpoint would hold, and for each decomposed weight whether it came from the cache.
@@ -73,7 +74,7 @@ fn damaged_entries_are_noticed_and_made_again() {
         bytes[at] ^= 1;
         bytes
     };
-    let damage: [&dyn Fn(&[u8]) -> Vec<u8>; 6] = [
+    let damage: [Damage<'_>; 6] = [
         &|_| vec![],
         &|bytes| bytes[..bytes.len() - 1].to_vec(),
         &|bytes| bytes[..40].to_vec(),

@@ -41,8 +41,11 @@ impl Net {
 
 pub(crate) const DOWN: u64 = 3;
 
-/// The usual base, and what was decomposed for its adapters: paths, and whether the triplets were cached.
-pub(crate) fn watched() -> (PeftModel<Net>, Arc<Mutex<Vec<(String, bool)>>>) {
+/// Paths of weights that were decomposed, and whether their triplets were cached.
+pub(crate) type Seen = Arc<Mutex<Vec<(String, bool)>>>;
+
+/// The usual base, and what was decomposed for its adapters.
+pub(crate) fn watched() -> (PeftModel<Net>, Seen) {
     let seen = Arc::new(Mutex::new(vec![]));
     let log = seen.clone();
     let model = base(DType::F32).with_decomposition_progress(move |progress| {

@@ -47,7 +47,12 @@ impl WeightHash {
         let place = place.contiguous_offsets();
         match (&*storage, place) {
             (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => {
-                update(&mut hasher, &values[from..to], |v| v.to_le_bytes());
+                let values = &values[from..to];
+                if cfg!(target_endian = "little") {
+                    hasher.update(bytemuck::cast_slice(values));
+                } else {
+                    update(&mut hasher, values, |v| v.to_le_bytes());
+                }
             }
             (Storage::Cpu(CpuStorage::BF16(values)), Some((from, to))) => {
                 update(&mut hasher, &values[from..to], |v| v.to_f32().to_le_bytes());

@@ -62,7 +62,8 @@ pub const TOLERANCE: f64 = 1e-6;
 /// A few triplets of a large matrix are found by block Lanczos iteration on `W^T W` with full reorthogonalisation, improved in f64, and
 /// checked against the matrix ([`Certificate`]); small matrices, and whatever the iteration does not settle, are decomposed
 /// completely, in f64. The matrix is read as it is when it holds f32 numbers row by row in the memory of the CPU; of any other one copy
-/// in f32 is made, and f64 input is narrowed. The work is cut by the shape alone and the start is fixed, so the same matrix gives the
+/// in f32 is made, and f64 input is narrowed. A small matrix much wider than high is turned first, in a copy, because the vectors of the
+/// iteration are as long as its rows. The work is cut by the shape alone and the start is fixed, so the same matrix gives the
 /// same bits on the same machine, whatever the number of threads. Matrices of four million elements use all threads; callers
 /// decompose several smaller ones side by side. Singular vectors of equal singular values, and of those that are zero, are one
 /// orthonormal choice among many.
@@ -87,11 +88,13 @@ pub fn truncated_svd_on(weight: &Tensor, r: usize, threads: Threads) -> Result<T
     if rank == 0 {
         return Err(Error::Decomposition(format!("a decomposition of rank {r} of a {rows} x {cols} matrix is empty")));
     }
-    let (found, scale) = panel::with_panel(weight, threads, |panel, scale| {
+    let turned = iterates(rows, cols, rank) && cols >= WIDE * rows && rows * cols < LARGE;
+    let (found, scale) = panel::with_panel(weight, turned, threads, |panel, scale| {
         // From inside the pool, work is handed out without waking this thread up each time.
         let found = if panel.shared() { rayon::scope(|_| checked(panel, rank)) } else { checked(panel, rank) };
         Ok((found?, scale))
     })?;
+    let found = if turned { found.turned() } else { found };
     found.into_result(scale, weight.device())
 }
 
@@ -124,6 +127,13 @@ fn checked(panel: &Panel<'_>, rank: usize) -> Result<Checked> {
 }
 
 impl Checked {
+    /// Those of the transposed weight.
+    fn turned(self) -> Self {
+        let Fit { left, right, residuals, orthogonality } = self.fit;
+        let fit = Fit { left: right, right: left, residuals, orthogonality };
+        Self { triplets: self.triplets.turned(), fit, ..self }
+    }
+
     /// Tensors on a device, for a weight that was divided by `scale`.
     fn into_result(self, scale: f64, device: &Device) -> Result<TruncatedSvd> {
         let Triplets { u, s, v } = self.triplets;
@@ -145,6 +155,11 @@ impl Checked {
         })
     }
 }
+
+/// From how many times wider than high on a matrix is turned.
+const WIDE: usize = 4;
+/// From how many elements on turning takes longer than it saves.
+const LARGE: usize = 1 << 22;
 
 /// Whether a few triplets are worth an iteration.
 fn iterates(rows: usize, cols: usize, rank: usize) -> bool {
@@ -175,11 +190,31 @@ mod tests {
         tensor.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
     }
 
+    /// A weight, its transposed copy and its transposed view are decomposed on different ways.
+    #[test]
+    fn a_wide_matrix_is_turned_and_back() {
+        let wide = normal(100, 500, 7);
+        let high = wide.t().unwrap().contiguous().unwrap();
+        let [copy, view, turned] =
+            [&wide, &high.t().unwrap(), &high].map(|w| truncated_svd_on(w, 2, Threads::One).unwrap());
+        for (a, b) in [(&copy.u, &view.u), (&copy.s, &view.s), (&copy.vt, &view.vt)] {
+            assert_eq!(largest(&(a - b).unwrap()), 0.0);
+        }
+        let product = |svd: &TruncatedSvd| svd.u.broadcast_mul(&svd.s).unwrap().matmul(&svd.vt).unwrap();
+        assert!(largest(&(product(&copy) - product(&turned).t().unwrap()).unwrap()) < 1e-4);
+        // Signs follow the left vectors, whichever way it went.
+        for j in 0..2 {
+            let u: Vec<f32> = copy.u.narrow(1, j, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            assert!(u.iter().fold(0f32, |l, x| if x.abs() > l.abs() { *x } else { l }) > 0.0);
+        }
+        assert!(!copy.certificate.complete && copy.certificate.left.iter().all(|e| *e <= super::TOLERANCE));
+    }
+
     /// Compact checkpoints rest on this: their factors are made again on another machine.
     #[test]
     fn machines_without_vector_instructions_find_the_same_factors() {
         let mut apart = 0f32;
-        for (rows, cols, r) in [(576, 576, 2), (192, 576, 2), (1536, 300, 4), (300, 1536, 8)] {
+        for (rows, cols, r) in [(576, 576, 2), (192, 576, 2), (1536, 300, 4), (300, 1536, 8), (128, 600, 2)] {
             let flat = normal(rows, cols, 7);
             let falling = normal(rows, 40, 8).matmul(&normal(40, cols, 9)).unwrap();
             for weight in [flat, falling] {

@@ -19,15 +19,20 @@ const COMFORTABLE: std::ops::RangeInclusive<f32> = 1e-9..=1e9;
 /// A weight's elements in f32, row by row, where a decomposition can read them.
 ///
 /// Calls a function with them and with a power of two that they were divided by. They are the matrix's own, undivided, if it holds them
-/// like that on the CPU and of usual size; otherwise a copy.
+/// like that on the CPU and of usual size; otherwise a copy. If `turned`, they are those of the transposed weight.
 ///
 /// # Errors
 /// When an element is NaN or infinite.
 pub(super) fn with_panel<T>(
     weight: &Tensor,
+    turned: bool,
     threads: Threads,
     run: impl FnOnce(&Panel<'_>, f64) -> Result<T>,
 ) -> Result<T> {
+    if turned && weight.t()?.is_contiguous() {
+        // It is stored like that, as the weights of a Conv1D are.
+        return with_panel(&weight.t()?, false, threads, run);
+    }
     let (rows, cols) = weight.dims2()?;
     let shared = threads.share(rows * cols);
     let here = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
@@ -35,7 +40,14 @@ pub(super) fn with_panel<T>(
     let (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) = (&*storage, layout.contiguous_offsets()) else {
         return Err(Error::Decomposition("the weight is not in the memory of the CPU".to_owned()));
     };
-    let panel = Panel { values: &values[from..to], rows, cols, shared };
+    let values = &values[from..to];
+    let copy: Vec<f32>;
+    let panel = if turned {
+        copy = transposed(values, rows, cols, shared);
+        Panel { values: &copy, rows: cols, cols: rows, shared }
+    } else {
+        Panel { values, rows, cols, shared }
+    };
     let largest = panel.largest()?;
     if largest == 0.0 || COMFORTABLE.contains(&largest) {
         return run(&panel, 1.0);
@@ -43,6 +55,30 @@ pub(super) fn with_panel<T>(
     let scale = f64::from(largest).log2().floor().exp2();
     let divided: Vec<f32> = panel.values.iter().map(|v| (f64::from(*v) / scale) as f32).collect();
     run(&Panel { values: &divided, ..panel }, scale)
+}
+
+/// The elements of the transposed matrix, row by row.
+fn transposed(values: &[f32], rows: usize, cols: usize, shared: bool) -> Vec<f32> {
+    // As many columns at a time as a cache line has numbers.
+    const COLUMNS: usize = 16;
+    let mut out = vec![0.0; values.len()];
+    let fill = |(piece, out): (usize, &mut [f32])| {
+        let (first, count) = (piece * COLUMNS, out.len() / rows);
+        for top in (0..rows).step_by(COLUMNS) {
+            let bottom = rows.min(top + COLUMNS);
+            for j in 0..count {
+                for (i, out) in (top..bottom).zip(&mut out[j * rows + top..j * rows + bottom]) {
+                    *out = values[i * cols + first + j];
+                }
+            }
+        }
+    };
+    if shared {
+        out.par_chunks_mut(COLUMNS * rows).enumerate().for_each(fill);
+    } else {
+        out.chunks_mut(COLUMNS * rows).enumerate().for_each(fill);
+    }
+    out
 }
 
 /// A matrix of finite numbers.
