@@ -43,13 +43,14 @@ impl AdapterMethod for SvfConfig {
         host.kind == HostKind::Linear
     }
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
-        let svd = || SvdFactors::of_sites(sites, self.r, SingularValues::Split);
-        let mut fresh = if params.is_loading() { vec![] } else { svd()? }.into_iter();
+        let values = SingularValues::Split;
+        let svd = |params: &ParamBuilder<'_>| SvdFactors::of_sites(sites, self.r, values, params.decomposer());
+        let mut fresh = if params.makes_derived() { svd(params)? } else { vec![] }.into_iter();
         let mut layer = |Site { path, spec, .. }: &Site| {
             let (r, dtype, device) = (SvdFactors::rank(self.r, spec), adapter_dtype(spec.dtype), &spec.device);
             let key = |name| ParamKey::site(path, name);
             let mut frozen = |name, shape: (usize, usize), fresh: Option<Tensor>| {
-                params.frozen(key(name), shape, dtype, device, Persist::Always, || fresh.ok_or(Error::NoBaseWeight))
+                params.frozen(key(name), shape, dtype, device, Persist::Derived, || fresh.ok_or(Error::NoBaseWeight))
             };
             let (fresh_a, fresh_b) = fresh.next().map(|f| (f.a, f.b)).unzip();
             let (a, b) = (frozen("svf_A", (r, spec.cols), fresh_a)?, frozen("svf_B", (spec.rows, r), fresh_b)?);

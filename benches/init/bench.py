@@ -51,6 +51,17 @@ def main():
     for row in rows:
         print(f"| {row['name']} | {row['peft']:.2f} s | {row['ours']:.3f} s | {row['peft'] / row['ours']:.0f} | {row['load']:.2f} s "
               f"| {row['errors'][0]:.1e} | {row['errors'][1]:.1e} |")
+    print("\n| weights | start | seconds | of loading alone | held after loading | at the most above it |\n|---|---|---|---|---|---|")
+    for row in rows:
+        alone = row["starts"]["none"]["seconds"]
+        for kind, start in row["starts"].items():
+            print(f"| {row['name']} | {kind} | {start['seconds']:.3f} s | {start['seconds'] / alone:.2f} | {start['held'] / 1e6:.0f} MB "
+                  f"| {start['above_model'] / 1e6:.0f} MB |")
+        theirs = (row["their_load"] + row["peft"], row["their_load"] + row["their_read"])
+        for kind, seconds in zip(("PEFT, make", "PEFT, read"), theirs):
+            print(f"| {row['name']} | {kind} | {seconds:.2f} s | {seconds / row['their_load']:.2f} | {row['their_held'] / 1e6:.0f} MB "
+                  f"| {row['their_above_model'] / 1e6:.0f} MB |")
+        print(f"\n{row['name']}: compact checkpoint {row['compact_bytes']} bytes, PEFT's tensors {row['their_bytes']} bytes\n")
     print("\n| layer | spectrum | torch.linalg.svd | r = 2 here | ratio |\n|---|---|---|---|---|")
     for row in layers:
         rows_, cols = row["shape"]
@@ -59,17 +70,40 @@ def main():
 
 
 def model(name, base, python, work, args):
-    """Medians of either side, in turn, and how far the products of the factors are from exact ones."""
-    theirs, ours = [], []
-    outs = [work / f"{name}-peft", work / f"{name}-candle-peft"]
+    """Medians of either side, in turn, how far the products of the factors are from exact ones, and starts of every kind."""
+    theirs, kinds = [], {"make": [], "none": [], "cached": [], "compact": [], "compact cached": []}
+    out, ours, cache = work / f"{name}-peft", work / f"{name}-candle-peft", work / f"{name}-cache"
+    shutil.rmtree(cache, ignore_errors=True)
+
+    def here(kind):
+        mode, *cached = kind.split()
+        with_cache = [cache] if cached or mode == "cached" else []
+        return json.loads(run(target() / "examples" / "bench_init", base, mode, ours, *with_cache))
+
     for _ in range(args.runs):
-        for out in outs:
-            shutil.rmtree(out, ignore_errors=True)
-        theirs.append(json.loads(run(python, HERE / "peft_side.py", "model", base, outs[0], args.threads)))
-        ours.append(json.loads(run(target() / "examples" / "bench_init", base, outs[1])))
-    errors = json.loads(run(python, HERE / "errors.py", base, *outs))
-    return {"name": name, "peft": statistics.median(run["make"] for run in theirs), "ours": statistics.median(run["make"] for run in ours),
-            "load": statistics.median(run["load"] for run in ours), "errors": errors}
+        for folder in (out, ours):
+            shutil.rmtree(folder, ignore_errors=True)
+        theirs.append(json.loads(run(python, HERE / "peft_side.py", "model", base, out, args.threads)))
+        kinds["make"].append(here("make"))
+        if not cache.exists():
+            here("cached")
+        # In turn, so that a busy moment meets all of them.
+        for _ in range(5):
+            for kind in ("none", "cached", "compact", "compact cached"):
+                kinds[kind].append(here(kind))
+    errors = json.loads(run(python, HERE / "errors.py", base, out, ours / "full"))
+    starts = {kind: {"seconds": median(runs, "load", "more"), "more": median(runs, "more"), "held": median(runs, "held"),
+                     "above_model": median(runs, "above_model")} for kind, runs in kinds.items()}
+    size = sum(file.stat().st_size for file in (ours / "compact").iterdir())
+    return {"name": name, "peft": median(theirs, "make"), "ours": starts["make"]["more"], "load": median(kinds["none"], "load"),
+            "errors": errors, "starts": starts, "compact_bytes": size, "their_load": median(theirs, "load"), "their_read": median(theirs, "read"),
+            "their_held": median(theirs, "held"), "their_above_model": median(theirs, "above_model"),
+            "their_bytes": (out / "adapter_model.safetensors").stat().st_size}
+
+
+def median(runs, *names):
+    """The median of sums of these fields."""
+    return statistics.median(sum(run[name] for name in names) for run in runs)
 
 
 def single(python, threads):

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -10,7 +11,7 @@ SHAPES = [(2048, 2048), (512, 2048), (8192, 2048), (2048, 8192)]
 
 
 def model(base, out):
-    from peft import TinyLoraConfig, get_peft_model
+    from peft import PeftModel, TinyLoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -18,11 +19,29 @@ def model(base, out):
     logging.disable_progress_bar()
     start = time.perf_counter()
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    loaded = time.perf_counter()
+    loaded, load_peak, held = time.perf_counter(), peak(), reset()
     adapted = get_peft_model(plain, TinyLoraConfig(task_type="CAUSAL_LM", u=13, weight_tying=1.0, target_modules="all-linear"))
-    made = time.perf_counter()
+    made, above_model = time.perf_counter(), peak() - held
     adapted.save_pretrained(out, save_embedding_layers=False)
-    return {"load": loaded - start, "make": made - loaded}
+    saved = time.perf_counter()
+    # The same file again, as a later start reads it.
+    again = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    again_loaded = time.perf_counter()
+    PeftModel.from_pretrained(again, out)
+    return {"load": again_loaded - saved, "make": made - loaded, "read": time.perf_counter() - again_loaded,
+            "load_peak": load_peak, "held": held, "above_model": above_model}
+
+
+def peak():
+    """The most memory that this process held so far, or since `reset`, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+def reset():
+    """Forgets the peak so far; what the process holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
 
 
 def layers():

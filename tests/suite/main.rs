@@ -1,8 +1,10 @@
 //! End-to-end tests: whole models with adapters that Python's PEFT wrote.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod compact;
 mod conversion;
 mod custom_method;
+mod factor_cache;
 mod fixture;
 mod golden;
 mod hotswap;
@@ -10,4 +12,5 @@ mod old_files;
 mod pretrained;
 mod readme;
 mod stacking;
+mod starting;
 mod weighted;

@@ -56,6 +56,17 @@ pub(crate) struct BaseArgs {
     /// The dtype that the base model is loaded in
     #[arg(long, value_name = "DTYPE", default_value = "f32")]
     pub(crate) dtype: DTypeArg,
+
+    #[command(flatten)]
+    pub(crate) factors: FactorArgs,
+}
+
+/// Factors of the base model's weights, which are kept from one run to the next.
+#[derive(Debug, Args)]
+pub(crate) struct FactorArgs {
+    /// Decompose weights anew, without the cache of factors in $CANDLE_PEFT_CACHE or ~/.cache/candle-peft
+    #[arg(long)]
+    pub(crate) no_factor_cache: bool,
 }
 
 /// A new adapter's config.
@@ -86,6 +97,10 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 
+    /// Leave out what follows from the base model: the result needs this very model, and is not for PEFT
+    #[arg(long)]
+    pub(crate) compact: bool,
+
     /// Seed of random initial values
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -109,6 +124,10 @@ pub(crate) struct TrainArgs {
     /// The folder for the trained adapter, metrics.jsonl and the state to resume from
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+
+    /// Save the adapter without what follows from the base model: it needs this very model then, and is not for PEFT
+    #[arg(long)]
+    pub(crate) compact: bool,
 
     /// Optimizer steps of the whole run
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
@@ -263,9 +282,13 @@ pub(crate) struct ConvertArgs {
     pub(crate) out: PathBuf,
 
     /// Base model, a folder or a name on the Hub: for mlx and gguf, which read its config.json; for a method whose change depends
-    /// on the weights; for an adapter whose modules' names do not tell their order [default: the one that the adapter names]
+    /// on the weights; for an adapter whose modules' names do not tell their order; for compact checkpoints [default: the one that
+    /// the adapter names]
     #[arg(long, value_name = "MODEL")]
     pub(crate) base: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) factors: FactorArgs,
 
     /// Approximate each module with this rank, where it is not smaller already [default: exact]
     #[arg(long, value_name = "N", conflicts_with = "threshold")]
@@ -305,9 +328,12 @@ pub(crate) struct InspectArgs {
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
 
-    /// Check that the adapter fits this base model too; without it the modules of VeRA are not known
+    /// Check that the adapter fits this base model too; without it the modules of VeRA and of compact checkpoints are not known
     #[arg(long, value_name = "MODEL")]
     pub(crate) base: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) factors: FactorArgs,
 }
 
 #[derive(Debug, Args)]
@@ -350,6 +376,10 @@ pub(crate) enum ConversionArg {
     Mlx,
     /// A LoRA file for llama.cpp
     Gguf,
+    /// A compact checkpoint as PEFT lays it out, with its factors
+    Peft,
+    /// Only what was trained, for the same base model and this program
+    Compact,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

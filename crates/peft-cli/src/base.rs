@@ -45,7 +45,8 @@ impl Base {
     /// Loads the model. `seed` makes the random initial values of a new adapter.
     pub(crate) fn load(&self, args: &BaseArgs, seed: u64) -> Result<PeftModel<CausalLm>> {
         let device = args.device.open()?;
-        Ok(self.folder.load(Some(args.dtype.into()), &device)?.with_init_seed(seed))
+        let model = self.folder.load(Some(args.dtype.into()), &device)?.with_init_seed(seed);
+        Ok(args.factors.on(model))
     }
 
     /// The tokenizer, if the folder has one.

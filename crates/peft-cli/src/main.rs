@@ -6,17 +6,20 @@ mod commands;
 mod data;
 mod destination;
 mod device;
+mod factors;
 mod method;
 mod output;
 mod setting;
 mod transfers;
 mod waiting;
+mod warnings;
 
 use args::Cli;
 use clap::Parser;
 use clap::error::ErrorKind;
 use output::{Output, UsageError};
 use std::process::ExitCode;
+use warnings::Warnings;
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let output = Output::new(cli.json);
+    // There is one subscriber in a process, and none before this.
+    let _ = tracing::subscriber::set_global_default(Warnings);
     let outcome = commands::run(cli.command, output);
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     let code = if error.is::<UsageError>() { USAGE } else { FAILURE };

@@ -1,5 +1,6 @@
 //! `adapter_config.json`: the fields every PEFT config shares around the fields of one method.
 
+use crate::checkpoint::Compact;
 use crate::{BoxedMethod, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -28,6 +29,10 @@ pub struct AdapterMeta {
     pub revision: Option<String>,
     /// Whether the adapter was saved for inference; checkpoints always say so.
     pub inference_mode: bool,
+    /// How the tensors are made that a compact checkpoint leaves out; `None` for files as PEFT lays them out, and for an adapter that is
+    /// attached to a model.
+    #[serde(skip)]
+    pub compact: Option<Compact>,
     /// Fields that no known version of the method has; kept as they are.
     #[serde(skip)]
     pub unknown: Map<String, Value>,
@@ -42,6 +47,7 @@ impl Default for AdapterMeta {
             base_model_name_or_path: None,
             revision: None,
             inference_mode: true,
+            compact: None,
             unknown: Map::new(),
         }
     }
@@ -72,13 +78,17 @@ impl AdapterConfig {
                 all.extend(fields);
             }
         }
+        if let Some(compact) = self.meta.compact {
+            compact.put(&mut all);
+        }
         all.insert("peft_type".into(), self.method.peft_type().into());
         all.sort_keys();
         Ok(serde_json::to_string_pretty(&all)?)
     }
 
     /// Puts together a parsed method and the fields of the file around it.
-    pub(crate) fn from_parts(method: BoxedMethod, fields: Map<String, Value>) -> Result<Self> {
+    pub(crate) fn from_parts(method: BoxedMethod, mut fields: Map<String, Value>) -> Result<Self> {
+        let compact = Compact::take(&mut fields)?;
         // A file that does not name its task has none; the default is for configs made here.
         let absent =
             AdapterMeta { task_type: None, peft_version: None, inference_mode: false, ..AdapterMeta::default() };
@@ -99,7 +109,7 @@ impl AdapterConfig {
             }
         }
         let mut meta: AdapterMeta = serde_json::from_value(Value::Object(shared))?;
-        meta.unknown = unknown;
+        (meta.unknown, meta.compact) = (unknown, compact);
         if let Some(task) = meta.task_type.as_deref().filter(|t| !TASK_TYPES.contains(t)) {
             return Err(Error::config(format!(
                 "`task_type` is `{task}`; it must be null or one of {}",

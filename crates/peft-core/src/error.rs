@@ -209,6 +209,43 @@ pub enum Error {
         /// The method's `peft_type`.
         method: &'static str,
     },
+    /// A compact checkpoint was opened without its base model.
+    #[error(
+        "a compact checkpoint holds what was trained and no factors: {} must be given too (to make files that need none: \
+         `candle-peft convert --to peft --base`)", .base.as_deref().map_or("its base model".to_owned(), |base| format!("its base model, `{base}`,"))
+    )]
+    CompactNeedsBase {
+        /// What the checkpoint calls its base.
+        base: Option<String>,
+    },
+    /// A compact checkpoint on other weights than those it was made on.
+    #[error("the compact checkpoint was made on `{base}`, and this base model has other weights: {}", other_weights(.module.as_deref(), *.counts))]
+    OtherWeights {
+        /// What the checkpoint calls its base.
+        base: String,
+        /// The first module whose weight differs; `None` when the stored parts of hashes do not tell it.
+        module: Option<String>,
+        /// How many modules the checkpoint was made on, and how many are adapted here.
+        counts: (usize, usize),
+    },
+    /// A compact checkpoint would leave nothing out.
+    #[error(
+        "a compact checkpoint of this {method} adapter would leave nothing out: all that its files hold was trained. Save it in \
+         PEFT's layout"
+    )]
+    NothingDerived {
+        /// The method's `peft_type`.
+        method: &'static str,
+    },
+    /// A compact checkpoint would change the adapter.
+    #[error(
+        "`{key}` came with the adapter and is not what is made of the base model here (another program chose other signs, or it is of \
+         another base), so a compact checkpoint would change the adapter. Save it in PEFT's layout"
+    )]
+    NotDerived {
+        /// The first such tensor.
+        key: String,
+    },
     /// A model folder that does not describe a model that can be loaded.
     #[error("{}: {message}", .path.display())]
     Model {
@@ -305,6 +342,15 @@ impl Error {
         Self::Because { error: Box::new(self), reason: reason.into() }
     }
 
+    /// Whether the base model alone is missing: [`Error::NeedsBase`] or [`Error::CompactNeedsBase`], wherever it happened.
+    pub fn needs_base(&self) -> bool {
+        match self {
+            Self::At { error, .. } | Self::Because { error, .. } => error.needs_base(),
+            Self::NeedsBase { .. } | Self::CompactNeedsBase { .. } => true,
+            _ => false,
+        }
+    }
+
     /// An I/O error with what was attempted and where.
     pub fn io(action: &'static str, path: impl AsRef<Path>, error: std::io::Error) -> Self {
         Self::Io { action, path: path.as_ref().to_owned(), error }
@@ -358,4 +404,13 @@ pub(crate) fn quoted(name: &str) -> String {
 fn differing(lacking: &[String], extra: &[String]) -> String {
     let parts = [("lacks", lacking), ("also adapts", extra)].into_iter().filter(|(_, names)| !names.is_empty());
     parts.map(|(does, names)| format!("{does} {}", preview(names))).collect::<Vec<_>>().join(" and ")
+}
+
+/// How the weights of a base model differ from those of a compact checkpoint.
+fn other_weights(module: Option<&str>, (made, here): (usize, usize)) -> String {
+    match module {
+        Some(path) => format!("that of `{path}` is the first that differs"),
+        None if made != here => format!("it adapts {made} modules there and {here} here"),
+        None => "which module's differs cannot be told".to_owned(),
+    }
 }

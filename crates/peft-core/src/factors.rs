@@ -1,8 +1,7 @@
 //! The leading singular directions of weights as frozen factors: what TinyLoRA and LoRA-XS put their trained numbers between.
 
-use crate::{Error, HostKind, HostSpec, ParamBuilder, ParamKey, Persist, Result, Site, linalg::truncated_svd};
-use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use crate::{Decomposer, Decomposition, Error, HostKind, HostSpec, ParamBuilder, ParamKey, Persist, Result, Site};
+use candle_core::{DType, Tensor};
 
 /// Where the singular values of a weight go when it is written as a product of two factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,20 +30,21 @@ impl SvdFactors {
         r.min(host.rows).min(host.cols)
     }
 
-    /// The factors of every site, decomposed side by side; a worker holds one weight in f32 at a time.
+    /// The factors of every site, decomposed side by side ([`Decomposer::each`]); a thread holds one weight in f32 at a time.
     ///
     /// They are made on the CPU with the values of the base's dtype, operation by operation as PEFT does, because that decides how a
     /// 16-bit base rounds; tensors are of [`adapter_dtype`].
     ///
     /// # Errors
-    /// When a site has no weight, or one that cannot be decomposed ([`truncated_svd`]); the error names the site.
-    pub fn of_sites(sites: &[Site], r: usize, values: SingularValues) -> Result<Vec<Self>> {
-        sites.par_iter().map(|site| Self::of(site, r, values).map_err(|e| e.at(&site.path))).collect()
+    /// When a site has no weight, or one that cannot be decomposed; the error names the site.
+    pub fn of_sites(sites: &[Site], r: usize, values: SingularValues, decomposer: &Decomposer) -> Result<Vec<Self>> {
+        decomposer.each(sites, |_, site| Self::of(site, r, values))
     }
 
     /// The factors of every site as frozen parameters, `names` being those of A and B below a module's path.
     ///
-    /// A checkpoint must hold them: the signs of singular vectors are free, and what was trained belongs to one choice of them.
+    /// A checkpoint holds them: the signs of singular vectors are free, and what was trained belongs to one choice of them. One that is
+    /// compact was made with the choice of this crate, and its factors are made again.
     ///
     /// # Errors
     /// As [`SvdFactors::of_sites`], and as [`ParamBuilder::frozen`].
@@ -55,7 +55,10 @@ impl SvdFactors {
         (name_a, name_b): (&str, &str),
         params: &mut ParamBuilder<'_>,
     ) -> Result<Vec<Self>> {
-        let fresh = if params.is_loading() { vec![] } else { Self::of_sites(sites, r, values)? };
+        let fresh = match params.makes_derived() {
+            true => Self::of_sites(sites, r, values, params.decomposer())?,
+            false => vec![],
+        };
         let mut fresh = fresh.into_iter();
         let each = sites.iter().map(|site| {
             let HostSpec { rows, cols, dtype, ref device, .. } = site.spec;
@@ -64,17 +67,17 @@ impl SvdFactors {
             let mut frozen = |name, shape: (usize, usize), fresh: Option<Tensor>| {
                 let key = ParamKey::site(&site.path, name);
                 let missing = || Error::MissingTensor(key.to_string());
-                params.frozen(key.clone(), shape, dtype, device, Persist::Always, || fresh.ok_or_else(missing))
+                params.frozen(key.clone(), shape, dtype, device, Persist::Derived, || fresh.ok_or_else(missing))
             };
             Ok(Self { a: frozen(name_a, (r, cols), fresh_a)?, b: frozen(name_b, (rows, r), fresh_b)? })
         });
         each.collect()
     }
 
-    fn of(site: &Site, r: usize, values: SingularValues) -> Result<Self> {
-        let weight = site.base.canonical()?.to_device(&Device::Cpu)?;
-        let svd = truncated_svd(&weight, r)?;
-        let dtype = value_dtype(site.spec.dtype);
+    fn of(decomposition: Decomposition<'_>, r: usize, values: SingularValues) -> Result<Self> {
+        let svd = decomposition.triplets(r)?;
+        let site = decomposition.site();
+        let dtype = site.values;
         let (s, u, vt) = (svd.s.to_dtype(dtype)?, svd.u.to_dtype(dtype)?, svd.vt.to_dtype(dtype)?);
         let (a, b) = match values {
             SingularValues::Split => {

@@ -1,13 +1,13 @@
 //! Plan, build, then attach: the model is untouched unless every part of the adapter was made.
 
-use crate::checkpoint::Keys;
+use crate::checkpoint::{BaseRecord, Keys};
 use crate::error::preview;
 use crate::slots::{Attachment, Replacement};
 use crate::target::{nearest, resolve, saves};
 use crate::torch_rng::TorchRng;
 use crate::{
-    Adaptable, AdapterConfig, BiasMode, BoxedMethod, Error, HostKind, HostRole, HostSpec, Matcher, ModuleNames,
-    ParamBuilder, ParamKey, ParamStore, Persist, Result, Site, TensorSource, Walk, WalkMut,
+    Adaptable, AdapterConfig, BiasMode, BoxedMethod, Decomposer, Error, HostKind, HostRole, HostSpec, Matcher,
+    ModuleNames, ParamBuilder, ParamKey, ParamStore, Persist, Result, Site, TensorSource, Walk, WalkMut,
 };
 use candle_core::{DType, Tensor};
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ pub struct Adapter {
     pub params: ParamStore,
     /// The adapted modules in visit order, with what they are.
     pub sites: Vec<(String, HostSpec)>,
+    /// The dtype that frozen tensors were rounded to, where a compact checkpoint says so.
+    pub(crate) values: Option<DType>,
 }
 
 /// A host that an adapter needs something from: its weight, its bias, or both.
@@ -70,19 +72,29 @@ pub(crate) struct Built {
 pub(crate) fn build(
     model: &dyn Adaptable,
     name: Arc<str>,
-    config: AdapterConfig,
+    mut config: AdapterConfig,
     source: Option<&dyn TensorSource>,
     rng: TorchRng,
+    decomposer: &Decomposer,
 ) -> Result<Built> {
+    let compact = config.meta.compact.take().filter(|_| source.is_some());
     if source.is_some() {
         config.method.check_origin(&config.meta)?;
     }
-    let keys = match source {
+    // A compact checkpoint is of this crate and of no older one: its names are what they are.
+    let keys = match source.filter(|_| compact.is_none()) {
         Some(source) => Some(Keys::new(source, &config.method)?.on(&hosts(model)?, &config.method)?),
         None => None,
     };
-    let plan = Plan::new(model, config.method, keys.is_none())?;
-    let mut params = ParamBuilder::new(keys.as_ref().map(|keys| keys as &dyn TensorSource)).with_rng(rng);
+    let mut plan = Plan::new(model, config.method, source.is_none())?;
+    let names = keys.as_ref().map(|keys| keys as &dyn TensorSource).or(source);
+    let mut params = ParamBuilder::new(names).with_rng(rng).with_decomposer(decomposer);
+    if let (Some(compact), Some(source)) = (compact, source) {
+        // Before anything is computed from the weights.
+        BaseRecord::read(source)?.check(&plan.sites, config.meta.base_model_name_or_path.as_deref())?;
+        params = params.compact();
+        plan.sites.iter_mut().for_each(|site| site.values = compact.values);
+    }
     let built = plan.build(&mut params).and_then(|parts| Ok((parts, params.finish()?)));
     let (parts, params) = built.map_err(|error| match &keys {
         Some(keys) => plan.explain(keys.in_words_of_the_file(error), keys),
@@ -90,7 +102,8 @@ pub(crate) fn build(
     })?;
     let config = AdapterConfig { method: plan.method, meta: config.meta };
     let sites = plan.sites.into_iter().map(|s| (s.path, s.spec)).collect();
-    Ok(Built { adapter: Adapter { name, config, params, sites }, parts })
+    let values = compact.map(|compact| compact.values);
+    Ok(Built { adapter: Adapter { name, config, params, sites, values }, parts })
 }
 
 /// Builds an adapter and attaches it, inactive. The model is untouched when this fails.
@@ -100,8 +113,9 @@ pub(crate) fn inject(
     config: AdapterConfig,
     source: Option<&dyn TensorSource>,
     rng: TorchRng,
+    decomposer: &Decomposer,
 ) -> Result<Adapter> {
-    let Built { adapter, mut parts } = build(model, name.into(), config, source, rng)?;
+    let Built { adapter, mut parts } = build(model, name.into(), config, source, rng, decomposer)?;
     model.visit_mut(&mut WalkMut::new(&mut |path, host| {
         if let Some(part) = parts.remove(path) {
             host.slots_mut().attach(adapter.name.clone(), part);
@@ -241,14 +255,17 @@ impl Plan {
     /// model's only while the adapter is active.
     fn embedding_base(&self, site: &Site, params: &mut ParamBuilder<'_>) -> Result<Option<Tensor>> {
         let key = ParamKey::site(&site.path, "base_layer.weight");
-        let wanted = self.saves_embeddings && !params.is_loading() && site.spec.role != HostRole::Inner;
+        let wanted = self.saves_embeddings && params.makes_derived() && site.spec.role != HostRole::Inner;
         if !wanted && !params.has(&key) {
             return Ok(None);
         }
         let base = site.base.stored()?;
         let (dtype, device) = (base.dtype(), base.device());
-        let stored = params.frozen(key, base.shape(), dtype, device, Persist::Always, || Ok(base.clone()))?;
+        let stored = params.frozen(key.clone(), base.shape(), dtype, device, Persist::Derived, || Ok(base.clone()))?;
         let differs = stored.ne(base)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? != 0.0;
+        if differs {
+            params.persist(&key, Persist::Always);
+        }
         Ok(differs.then_some(stored))
     }
 }

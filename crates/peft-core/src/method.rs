@@ -3,12 +3,13 @@
 use crate::target::lora_targets;
 use crate::{
     AdapterLayer, AdapterMeta, BaseWeight, Error, HostKind, HostSpec, ModuleNames, ParamBuilder, Result, TargetSpec,
-    WeightLayout,
+    WeightHash, WeightLayout, value_dtype,
 };
-use candle_core::Shape;
+use candle_core::{DType, Shape};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::{any::Any, collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::sync::{Arc, OnceLock};
+use std::{any::Any, collections::BTreeMap, fmt::Debug};
 
 /// A host that a method adapts.
 #[derive(Clone, Debug)]
@@ -20,12 +21,31 @@ pub struct Site {
     pub spec: HostSpec,
     /// Its weight; absent when an adapter is opened without its base model.
     pub base: BaseWeight,
+    /// The dtype whose values frozen tensors have that are made for it: [`value_dtype`] of the weight's, or what a compact checkpoint
+    /// says.
+    pub values: DType,
+    hash: OnceLock<WeightHash>,
 }
 
 impl Site {
     /// A site.
     pub fn new(path: impl Into<String>, spec: HostSpec, base: BaseWeight) -> Self {
-        Self { path: path.into(), spec, base }
+        let values = value_dtype(spec.dtype);
+        Self { path: path.into(), spec, base, values, hash: OnceLock::new() }
+    }
+
+    /// The hash of its weight, which is computed once.
+    ///
+    /// # Errors
+    /// As [`WeightHash::of`].
+    pub fn weight_hash(&self) -> Result<WeightHash> {
+        match self.hash.get() {
+            Some(hash) => Ok(*hash),
+            None => {
+                let hash = WeightHash::of(&self.base)?;
+                Ok(*self.hash.get_or_init(|| hash))
+            }
+        }
     }
 
     /// PEFT's `fan_in_fan_out` for these sites: whether the last linear layer stores its weight `(in, out)`. `None` without one.

@@ -1,7 +1,8 @@
 //! The parameters of an adapter: created fresh, or read when a checkpoint backs the build.
 
+use crate::checkpoint::BASE_TENSORS;
 use crate::torch_rng::TorchRng;
-use crate::{Error, Mode, Result};
+use crate::{Decomposer, Error, Mode, Result};
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -84,6 +85,8 @@ impl Param {
 pub enum Persist {
     /// It is part of every checkpoint.
     Always,
+    /// It follows from the config and the base model's weights. Compact checkpoints leave it out, and only they.
+    Derived,
     /// It can be made again, and is left out.
     Never,
 }
@@ -91,7 +94,7 @@ pub enum Persist {
 #[derive(Clone, Debug)]
 enum Entry {
     Trainable(Param),
-    Frozen(Tensor, Persist),
+    Frozen { tensor: Tensor, persist: Persist, read: bool },
 }
 
 /// All parameters of one adapter, by key.
@@ -105,7 +108,7 @@ impl ParamStore {
     pub fn trainable(&self) -> impl Iterator<Item = (&ParamKey, &Var)> {
         self.entries.iter().filter_map(|(key, entry)| match entry {
             Entry::Trainable(param) => Some((key, param.var())),
-            Entry::Frozen(..) => None,
+            Entry::Frozen { .. } => None,
         })
     }
 
@@ -113,8 +116,25 @@ impl ParamStore {
     pub fn persisted(&self) -> impl Iterator<Item = (&ParamKey, &Tensor)> {
         self.entries.iter().filter_map(|(key, entry)| match entry {
             Entry::Trainable(param) => Some((key, param.read(Mode::Infer))),
-            Entry::Frozen(tensor, Persist::Always) => Some((key, tensor)),
-            Entry::Frozen(_, Persist::Never) => None,
+            Entry::Frozen { persist: Persist::Never, .. } => None,
+            Entry::Frozen { tensor, .. } => Some((key, tensor)),
+        })
+    }
+
+    /// What a compact checkpoint holds, in key order.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (&ParamKey, &Tensor)> {
+        self.entries.iter().filter_map(|(key, entry)| match entry {
+            Entry::Trainable(param) => Some((key, param.read(Mode::Infer))),
+            Entry::Frozen { tensor, persist: Persist::Always, .. } => Some((key, tensor)),
+            Entry::Frozen { .. } => None,
+        })
+    }
+
+    /// What a compact checkpoint leaves out of a usual one, and whether it was read from a checkpoint.
+    pub(crate) fn derived(&self) -> impl Iterator<Item = (&ParamKey, &Tensor, bool)> {
+        self.entries.iter().filter_map(|(key, entry)| match entry {
+            Entry::Frozen { tensor, persist: Persist::Derived, read } => Some((key, tensor, *read)),
+            _ => None,
         })
     }
 
@@ -122,7 +142,7 @@ impl ParamStore {
     pub fn tensor(&self, key: &ParamKey) -> Option<&Tensor> {
         self.entries.get(key).map(|entry| match entry {
             Entry::Trainable(param) => param.read(Mode::Infer),
-            Entry::Frozen(tensor, _) => tensor,
+            Entry::Frozen { tensor, .. } => tensor,
         })
     }
 
@@ -167,19 +187,43 @@ pub struct ParamBuilder<'a> {
     unread: BTreeSet<String>,
     store: ParamStore,
     rng: TorchRng,
+    decomposer: Decomposer,
+    /// Whether the checkpoint leaves out what follows from config and base.
+    compact: bool,
 }
 
 impl<'a> ParamBuilder<'a> {
     /// A builder that reads from `source`, or makes everything fresh when there is none.
     pub fn new(source: Option<&'a dyn TensorSource>) -> Self {
         let unread = source.map(|s| s.names()).unwrap_or_default();
-        Self { source, unread, store: ParamStore::default(), rng: TorchRng::new(0) }
+        let (store, rng, decomposer) = (ParamStore::default(), TorchRng::new(0), Decomposer::default());
+        Self { source, unread, store, rng, decomposer, compact: false }
     }
 
     /// The same builder with another generator for random initial values.
     pub fn with_rng(mut self, rng: TorchRng) -> Self {
         self.rng = rng;
         self
+    }
+
+    /// The same builder with another way to decompose weights.
+    pub fn with_decomposer(mut self, decomposer: &Decomposer) -> Self {
+        self.decomposer = decomposer.clone();
+        self
+    }
+
+    /// The same builder on a compact checkpoint, whose base was checked.
+    pub(crate) fn compact(mut self) -> Self {
+        self.compact = true;
+        BASE_TENSORS.iter().for_each(|name| {
+            self.unread.remove(*name);
+        });
+        self
+    }
+
+    /// What decomposes weights.
+    pub fn decomposer(&self) -> &Decomposer {
+        &self.decomposer
     }
 
     /// The generator for random initial values; it plays the part of PyTorch's global generator.
@@ -190,6 +234,11 @@ impl<'a> ParamBuilder<'a> {
     /// Whether a checkpoint backs this build.
     pub fn is_loading(&self) -> bool {
         self.source.is_some()
+    }
+
+    /// Whether tensors that are [`Persist::Derived`] are made: those of a fresh adapter, and those that a compact checkpoint leaves out.
+    pub fn makes_derived(&self) -> bool {
+        !self.is_loading() || self.compact
     }
 
     /// Whether the checkpoint holds this tensor.
@@ -253,15 +302,25 @@ impl<'a> ParamBuilder<'a> {
         init: impl FnOnce() -> Result<Tensor>,
     ) -> Result<Tensor> {
         let shape = shape.into();
-        let tensor = match self.fetch(&key, &shape, dtype, device)? {
-            Some(tensor) => tensor,
-            None if self.is_loading() && persist == Persist::Always => {
-                return Err(Error::MissingTensor(key.to_string()));
-            }
-            None => checked(&key, &shape, init()?)?.to_dtype(dtype)?.to_device(device)?,
+        let made = match persist {
+            Persist::Always => !self.is_loading(),
+            Persist::Derived => self.makes_derived(),
+            Persist::Never => true,
         };
-        self.keep(key, Entry::Frozen(tensor.clone(), persist))?;
+        let (tensor, read) = match self.fetch(&key, &shape, dtype, device)? {
+            Some(tensor) => (tensor, true),
+            None if made => (checked(&key, &shape, init()?)?.to_dtype(dtype)?.to_device(device)?, false),
+            None => return Err(Error::MissingTensor(key.to_string())),
+        };
+        self.keep(key, Entry::Frozen { tensor: tensor.clone(), persist, read })?;
         Ok(tensor)
+    }
+
+    /// Changes whether a frozen tensor is written.
+    pub(crate) fn persist(&mut self, key: &ParamKey, to: Persist) {
+        if let Some(Entry::Frozen { persist, .. }) = self.store.entries.get_mut(key) {
+            *persist = to;
+        }
     }
 
     /// The parameters, once every one has been asked for.

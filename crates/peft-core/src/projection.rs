@@ -37,7 +37,7 @@ impl Projection {
         let Self { seed_field, seed, saved, values } = *self;
         let shape = shape.into();
         let stored = params.has(&key);
-        if params.is_loading() && saved && !stored {
+        if saved && !stored && !params.makes_derived() {
             return Err(Error::MissingTensor(key.to_string()).at(format!(
                 "`save_projection` is true (set it to false to draw projections again from `{seed_field}`)"
             )));
@@ -46,7 +46,7 @@ impl Projection {
         let drawn = || -> Result<Tensor> {
             Ok(Tensor::from_vec(draw(), &shape, &Device::Cpu)?.to_dtype(values)?.to_dtype(dtype)?)
         };
-        let persist = if saved { Persist::Always } else { Persist::Never };
+        let persist = if saved { Persist::Derived } else { Persist::Never };
         let tensor = params.frozen(key.clone(), shape.clone(), dtype, device, persist, drawn)?;
         if stored && !saved && !same(&drawn()?, &tensor, values)? {
             return Err(Error::config(format!(

@@ -10,7 +10,7 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 const MODEL_CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 /// The first that there is.
-const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+const ADAPTER_WEIGHTS: [&str; 3] = ["adapter_model.safetensors", "adapter_model.bin", "adapter_compact.safetensors"];
 const MODEL_WEIGHTS: [&str; 2] = ["model.safetensors", INDEX];
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// What text goes through on its way into a model and out of it.

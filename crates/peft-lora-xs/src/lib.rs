@@ -29,8 +29,8 @@
 //! # Files
 //!
 //! PEFT 0.21.2 has no LoRA-XS, so it cannot read these files: the `peft_type` `LORA_XS`, the config's fields and the tensor names are
-//! this crate's own, in PEFT's style. A module has `lora_xs_A`, `lora_xs_B` and `lora_xs_R`. A and B are always stored: the signs of
-//! singular vectors are free, and a trained R belongs to one choice of them. A conversion to LoRA is exact, and PEFT reads that.
+//! this crate's own, in PEFT's style. A module has `lora_xs_A`, `lora_xs_B` and `lora_xs_R`. A and B are stored, but in compact
+//! checkpoints: the signs of singular vectors are free, and a trained R belongs to one choice of them. A conversion to LoRA is exact, and PEFT reads that.
 //!
 //! ```
 //! use candle_core::{DType, Device, Module, Tensor};

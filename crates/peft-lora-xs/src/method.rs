@@ -50,7 +50,7 @@ impl AdapterMethod for LoraXsConfig {
     }
 
     /// # Errors
-    /// A checkpoint must hold A, B and R of every site.
+    /// A checkpoint must hold A, B and R of every site, a compact one R alone.
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
         let factors = SvdFactors::frozen(sites, self.r, SingularValues::Input, (A, B), params)?;
         let mut layers: Vec<Arc<dyn AdapterLayer>> = Vec::with_capacity(sites.len());

@@ -1,9 +1,9 @@
 //! Initial values of the factors.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use faer::{Mat, MatRef};
 use peft_core::torch_rng::TorchRng;
-use peft_core::{Error, HostKind, Result, Site, linalg::truncated_svd};
+use peft_core::{Decomposition, Error, HostKind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -58,7 +58,8 @@ impl LoraInit {
     ///
     /// # Errors
     /// When the site has no weight at hand, is not linear or smaller than `r`, or cannot be decomposed.
-    pub(crate) fn decompose(self, site: &Site, r: usize, scale: f64) -> Result<Pair> {
+    pub(crate) fn decompose(self, decomposition: Decomposition<'_>, r: usize, scale: f64) -> Result<Pair> {
+        let site = decomposition.site();
         let name = self.name();
         let (rows, cols) = (site.spec.rows, site.spec.cols);
         if site.spec.kind != HostKind::Linear {
@@ -71,13 +72,12 @@ impl LoraInit {
                 "`r` is {r}, more than the {rows} x {cols} weight allows with \"{name}\""
             )));
         }
-        let weight = site.base.canonical()?.to_device(&Device::Cpu)?;
         if self == Self::Pissa {
-            let svd = truncated_svd(&weight, r)?;
+            let svd = decomposition.triplets(r)?;
             let root = (svd.s / scale)?.sqrt()?;
             return Ok(Pair { a: svd.vt.broadcast_mul(&root.unsqueeze(1)?)?, b: svd.u.broadcast_mul(&root)? });
         }
-        let weight = weight.to_dtype(candle_core::DType::F32)?;
+        let weight = site.base.canonical()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let b = orthonormal(&weight.narrow(1, 0, r)?)?;
         Ok(Pair { a: b.t()?.contiguous()?.matmul(&weight.contiguous()?)?, b })
     }

@@ -11,7 +11,6 @@ use peft_core::{
     AdapterLayer, AdapterMeta, AdapterMethod, BiasMode, Dropout, Error, HostKind, HostSpec, Param, ParamBuilder,
     ParamKey, Result, Site, SiteShapes, TargetSpec, adapter_dtype, value_dtype,
 };
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// The trained bias of B.
@@ -124,14 +123,13 @@ impl LoraConfig {
         if !self.init_lora_weights.decomposes() {
             return Ok(vec![]);
         }
-        let one = |(site, size): (&Site, &SiteSize)| {
-            if loading && site.spec.kind == HostKind::Embedding {
+        params.decomposer().each(sites, |index, decomposition| {
+            if loading && decomposition.site().spec.kind == HostKind::Embedding {
                 return Ok(None);
             }
-            let pair = self.init_lora_weights.decompose(site, size.r, size.scale);
-            pair.map(Some).map_err(|e| e.at(&site.path))
-        };
-        sites.par_iter().zip(sizes).map(one).collect()
+            let SiteSize { r, scale } = sizes[index];
+            self.init_lora_weights.decompose(decomposition, r, scale).map(Some)
+        })
     }
 
     fn layer(

@@ -70,7 +70,8 @@ impl AdapterMethod for TinyLoraConfig {
 
     /// # Errors
     /// A checkpoint must hold A and B of every site, v of every group and, with `save_projection`, P of every site. A and B
-    /// cannot be made again: the signs of singular vectors are free, and the trained vectors belong to one choice of them.
+    /// are not made again: the signs of singular vectors are free, and the trained vectors belong to one choice of them. A compact
+    /// checkpoint belongs to the choice of this crate, and holds v alone.
     fn build(&self, sites: &[Site], params: &mut ParamBuilder<'_>) -> Result<Vec<Arc<dyn AdapterLayer>>> {
         let groups = self.groups(sites.len());
         for site in sites {
@@ -115,7 +116,7 @@ impl TinyLoraConfig {
                 sites.len(),
             )));
         }
-        for site in sites {
+        for site in sites.iter().filter(|_| !params.makes_derived()) {
             let missing = |name| Some(ParamKey::site(&site.path, name)).filter(|key| !params.has(key));
             if let Some(key) = missing(A).or_else(|| missing(B)) {
                 return Err(Error::MissingTensor(key.to_string()));

@@ -1,21 +1,21 @@
 //! The dtype that projections were rounded to.
 
 use candle_core::{DType, Tensor};
-use peft_core::{BaseWeight, Result, Site, SvdFactors, value_dtype};
+use peft_core::{BaseWeight, Result, Site, SvdFactors};
 
 /// The dtype that the projection of a site was rounded to.
 ///
 /// Without the base model the factors tell: they were rounded like the projection was.
 pub(crate) fn of_projection(site: &Site, SvdFactors { a, b, .. }: &SvdFactors) -> Result<DType> {
     if !matches!(site.base, BaseWeight::Absent) {
-        return Ok(value_dtype(site.spec.dtype));
+        return Ok(site.values);
     }
     for dtype in [DType::BF16, DType::F16] {
         if survives(a, dtype)? && survives(b, dtype)? {
             return Ok(dtype);
         }
     }
-    Ok(value_dtype(site.spec.dtype))
+    Ok(site.values)
 }
 
 /// Whether rounding to `dtype` changes nothing.

@@ -3,7 +3,7 @@
 use crate::VeraConfig;
 use candle_core::{DType, Device, Tensor};
 use peft_core::torch_rng::TorchRng;
-use peft_core::{Error, HostSpec, ParamBuilder, ParamKey, Projection, Result, Site, adapter_dtype, value_dtype};
+use peft_core::{Error, HostSpec, ParamBuilder, ParamKey, Projection, Result, Site, adapter_dtype};
 use std::collections::BTreeMap;
 
 /// Numbers in one projection at the most; more is a mistake in `r`.
@@ -71,6 +71,6 @@ impl Projections {
 
 /// The dtype whose values the projections have: PEFT rounds the shared ones for every layer in turn.
 fn values(sites: &[Site]) -> DType {
-    let occurs = |dtype: &DType| sites.iter().any(|site| value_dtype(site.spec.dtype) == *dtype);
+    let occurs = |dtype: &DType| sites.iter().any(|site| site.values == *dtype);
     [DType::BF16, DType::F16, DType::F64].into_iter().find(occurs).unwrap_or(DType::F32)
 }

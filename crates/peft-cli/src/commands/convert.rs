@@ -1,13 +1,14 @@
 //! `convert`: an adapter as one of another method, or in another format.
 
 mod export;
+mod layout;
 mod lora;
 
 use crate::args::{ConversionArg, ConvertArgs};
 use crate::destination::{check_distinct, check_writable};
 use anyhow::Result;
 use candle_core::Device;
-use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter};
+use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter, Layout};
 use candle_peft::hub::{Part, Snapshot};
 use candle_peft::lora::to_lora_with;
 use candle_peft::{BaseFolder, Error, Pretrained, PretrainedError};
@@ -53,6 +54,8 @@ pub(super) fn run(args: &ConvertArgs, pretrained: &Pretrained) -> Result<Report>
         ConversionArg::Lora => lora(args, open),
         ConversionArg::Mlx => export::mlx(args, open),
         ConversionArg::Gguf => export::gguf(args, open),
+        ConversionArg::Peft => layout::convert(args, Layout::Peft, open),
+        ConversionArg::Compact => layout::convert(args, Layout::Compact, open),
     }
 }
 
@@ -83,7 +86,7 @@ impl Conversion<'_> {
             return self.on_base();
         }
         match self.alone() {
-            Err(Error::NeedsBase { .. }) => self.on_base(),
+            Err(error) if error.needs_base() => self.on_base(),
             adapter => Ok(adapter?),
         }
     }
@@ -96,7 +99,7 @@ impl Conversion<'_> {
     /// The adapter as it is on its base model, which knows what the adapter's file may not tell.
     fn on_base(&self) -> Result<DetachedAdapter> {
         let base = self.base(Part::Model)?;
-        let mut model = base.load(None, &Device::Cpu)?;
+        let mut model = self.args.factors.on(base.load(None, &Device::Cpu)?);
         self.pretrained.attach(&mut model, DEFAULT_ADAPTER, &self.folder)?;
         Ok(model.detached(DEFAULT_ADAPTER)?)
     }

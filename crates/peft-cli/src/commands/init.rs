@@ -3,11 +3,10 @@
 use crate::args::InitArgs;
 use crate::base::Base;
 use crate::destination::check_writable;
-use crate::waiting::waiting;
 use anyhow::Result;
 use candle_peft::Pretrained;
 use candle_peft::core::ParamCounts;
-use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
+use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, Layout};
 use candle_peft::hub::Part;
 use serde::Serialize;
 use std::fmt;
@@ -38,10 +37,11 @@ pub(super) fn run(args: &InitArgs, pretrained: &Pretrained) -> Result<Report> {
     check_writable(&args.out)?;
     let base = Base::open(args.base.base.as_deref(), None, Part::Model, pretrained)?;
     let mut model = base.load(&args.base, args.seed)?;
-    let adapter = waiting("making the adapter", || model.add_adapter(DEFAULT_ADAPTER, config))?;
+    let adapter = model.add_adapter(DEFAULT_ADAPTER, config)?;
     let peft_type = adapter.config.method.peft_type();
     let modules = adapter.sites.iter().map(|(path, _)| path.clone()).collect();
-    model.save_adapter(DEFAULT_ADAPTER, &args.out)?;
+    let layout = if args.compact { Layout::Compact } else { Layout::Peft };
+    model.save_adapter_as(DEFAULT_ADAPTER, &args.out, layout)?;
     let counts = model.param_counts()?;
     Ok(Report {
         out: args.out.clone(),

@@ -6,10 +6,9 @@ use crate::base::Base;
 use crate::data::DataReader;
 use crate::destination::{check_distinct, check_writable};
 use crate::output::{note, usage_error};
-use crate::waiting::waiting;
 use anyhow::Result;
 use candle_peft::Pretrained;
-use candle_peft::core::checkpoint::DEFAULT_ADAPTER;
+use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, Layout};
 use candle_peft::hub::Part;
 use candle_peft::models::CausalLanguageModel;
 use candle_peft::train::metrics::Metrics;
@@ -76,7 +75,7 @@ pub(super) fn run(args: &TrainArgs, pretrained: &Pretrained) -> Result<Report> {
     let data = reader.read(&args.data.data)?;
     let eval_data = args.eval_data.as_deref().map(|path| reader.read(path)).transpose()?;
     if let Some(config) = config {
-        waiting("making the adapter", || model.add_adapter(DEFAULT_ADAPTER, config).map(drop))?;
+        model.add_adapter(DEFAULT_ADAPTER, config)?;
     }
     if let Some(adapter) = &adapter {
         pretrained.attach(&mut model, DEFAULT_ADAPTER, adapter)?;
@@ -89,6 +88,7 @@ pub(super) fn run(args: &TrainArgs, pretrained: &Pretrained) -> Result<Report> {
         eval_data: eval_data.as_ref(),
         eval_every: args.eval_every,
         save_every: args.save_every,
+        layout: if args.compact { Layout::Compact } else { Layout::Peft },
         resume: args.resume,
     };
     let mut display = Display { steps: args.steps, progress: None };

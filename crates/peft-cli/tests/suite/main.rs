@@ -8,6 +8,7 @@ mod bad_fit;
 mod bad_output;
 mod combine;
 mod commands;
+mod compact;
 mod conversion;
 mod exports;
 mod hub;

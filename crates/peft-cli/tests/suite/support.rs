@@ -57,6 +57,7 @@ pub(crate) fn command() -> Command {
         command.env_remove(variable);
     }
     command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nowhere");
+    command.env("CANDLE_PEFT_CACHE", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

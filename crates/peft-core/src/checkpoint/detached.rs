@@ -75,6 +75,9 @@ impl DetachedAdapter {
     /// As [`DetachedAdapter::open`], from a config and tensors at hand.
     pub fn from_source(config: AdapterConfig, source: &dyn TensorSource) -> Result<Self> {
         config.method.check_origin(&config.meta)?;
+        if config.meta.compact.is_some() {
+            return Err(Error::CompactNeedsBase { base: config.meta.base_model_name_or_path.clone() });
+        }
         if config.method.needs_base() {
             return Err(Error::NeedsBase { method: config.method.peft_type() });
         }
@@ -125,7 +128,8 @@ impl DetachedAdapter {
             .into_iter()
             .map(|path| {
                 let (rows, cols) = shapes[&path];
-                Site { spec: guess_spec(&path, rows, cols, transposed), path, base: BaseWeight::Absent }
+                let spec = guess_spec(&path, rows, cols, transposed);
+                Site::new(path, spec, BaseWeight::Absent)
             })
             .collect();
         let mut params = ParamBuilder::new(Some(source));
@@ -140,7 +144,7 @@ impl DetachedAdapter {
         }
         let params = params.finish()?;
         let sites = sites.into_iter().zip(layers);
-        let detach = |(Site { path, spec, base }, layer)| DetachedSite { path, spec, base, bias: None, layer };
+        let detach = |(Site { path, spec, base, .. }, layer)| DetachedSite { path, spec, base, bias: None, layer };
         let sites = sites.map(detach).collect();
         Ok(Self { config, sites, params, carried })
     }

@@ -1,6 +1,8 @@
-//! PEFT's adapter folders: `adapter_config.json` beside `adapter_model.safetensors`, or `adapter_model.bin` in older ones.
+//! PEFT's adapter folders: `adapter_config.json` beside `adapter_model.safetensors`, or `adapter_model.bin` in older ones. And compact
+//! ones of this crate's own.
 
 mod bounded;
+mod compact;
 mod detached;
 mod keys;
 mod order;
@@ -10,6 +12,8 @@ mod safetensors;
 mod write;
 
 pub use self::safetensors::SafetensorsFile;
+pub(crate) use compact::{BASE_TENSORS, BaseRecord};
+pub use compact::{COMPACT_FILE, Compact, Layout};
 pub(crate) use detached::WHOLE_MODULE_NAMES;
 pub use detached::{DetachedAdapter, DetachedSite};
 pub(crate) use keys::Keys;

@@ -1,7 +1,7 @@
 //! Reading adapter folders.
 
 use super::pickle::PickleFile;
-use super::{CONFIG_FILE, PICKLE_FILE, SafetensorsFile, WEIGHTS_FILE, bounded};
+use super::{COMPACT_FILE, CONFIG_FILE, PICKLE_FILE, SafetensorsFile, WEIGHTS_FILE, bounded};
 use crate::{AdapterConfig, Error, Registry, Result, TensorSource};
 use candle_core::{Device, Shape, Tensor};
 use std::collections::BTreeSet;
@@ -90,5 +90,13 @@ pub fn read_adapter(dir: &Path, registry: &Registry) -> Result<(AdapterConfig, A
         _ => error,
     })?;
     let config = registry.parse(&text).map_err(|e| e.at(config_path.display().to_string()))?;
-    Ok((config, AdapterFile::open(dir)?))
+    if config.meta.compact.is_none() {
+        return Ok((config, AdapterFile::open(dir)?));
+    }
+    let path = dir.join(COMPACT_FILE);
+    if !path.exists() {
+        let message = format!("its config is of a compact checkpoint, and it has no {COMPACT_FILE}");
+        return Err(Error::model(dir, message));
+    }
+    Ok((config, AdapterFile(Kind::Safetensors(SafetensorsFile::open(path)?))))
 }

@@ -1,6 +1,6 @@
 //! Writing adapter folders so that a crash leaves the old files whole.
 
-use super::{CONFIG_FILE, WEIGHTS_FILE};
+use super::{COMPACT_FILE, CONFIG_FILE, WEIGHTS_FILE};
 use crate::{AdapterConfig, Error, Result};
 use candle_core::Tensor;
 use std::collections::HashMap;
@@ -8,7 +8,12 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// Writes an adapter folder: config and tensors, as PEFT lays them out.
+/// What PEFT reads when there is no [`WEIGHTS_FILE`].
+const PICKLE: &str = "adapter_model.bin";
+
+/// Writes an adapter folder: config and tensors, as PEFT lays them out, or as a compact checkpoint if the config says so.
+///
+/// The tensors of the other layout are removed: PEFT would read old ones beside a compact checkpoint.
 ///
 /// # Errors
 /// When a file cannot be written; files that were there before are untouched then.
@@ -17,8 +22,18 @@ pub fn write_adapter<'a>(
     config: &AdapterConfig,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
 ) -> Result<()> {
+    let compact = config.meta.compact.is_some();
+    let (file, other) = if compact { (COMPACT_FILE, WEIGHTS_FILE) } else { (WEIGHTS_FILE, COMPACT_FILE) };
+    if compact && dir.join(PICKLE).exists() {
+        return Err(Error::model(dir, format!("not overwritten: PEFT would read its {PICKLE} in place of {file}")));
+    }
     let weights = write_tensors(tensors)?;
-    write_folder(dir, &[(WEIGHTS_FILE, &weights), (CONFIG_FILE, config.to_json()?.as_bytes())])
+    write_folder(dir, &[(file, &weights), (CONFIG_FILE, config.to_json()?.as_bytes())])?;
+    let other = dir.join(other);
+    match fs::remove_file(&other) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", other, e)),
+        _ => Ok(()),
+    }
 }
 
 /// The bytes of a safetensors file with the metadata that PyTorch's libraries expect.

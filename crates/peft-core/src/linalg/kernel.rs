@@ -14,6 +14,21 @@ const COLUMNS: usize = 3;
 /// Registers that are added up before they join the running sum: rounding errors grow with the length of a chain of additions.
 const CHAIN: usize = 32;
 
+#[cfg(test)]
+thread_local! {
+    /// Makes this thread compute as a machine without vector instructions does.
+    pub(super) static SCALAR: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// The instructions to use.
+fn arch() -> Arch {
+    #[cfg(test)]
+    if SCALAR.get() {
+        return Arch::Scalar;
+    }
+    Arch::new()
+}
+
 /// A number that comes in registers.
 pub(super) trait Float: Copy + Default + Send + Sync {
     /// A register full of them.
@@ -101,17 +116,22 @@ float!(
 ///
 /// `rows` and `vectors` hold vectors of `len` one after the other; `out` is `(rows, vectors)`.
 pub(super) fn dot<T: Float>(rows: &[T], vectors: &[T], len: usize, out: &mut [T]) {
-    Arch::new().dispatch(Dot { rows, vectors, len, out });
+    arch().dispatch(Dot { rows, vectors, len, out });
 }
 
 /// Adds multiples of rows to vectors: `vectors[j] += sum_i factors[i, j] rows[i]`.
 pub(super) fn add_multiples<T: Float>(rows: &[T], factors: &[T], len: usize, vectors: &mut [T]) {
-    Arch::new().dispatch(AddMultiples { rows, factors, len, vectors });
+    add_multiples_of_parts(rows, len, factors, len, vectors);
+}
+
+/// [`add_multiples`] for the first `len` numbers of rows that begin `pitch` numbers apart.
+pub(super) fn add_multiples_of_parts<T: Float>(rows: &[T], pitch: usize, factors: &[T], len: usize, vectors: &mut [T]) {
+    arch().dispatch(AddMultiples { rows, pitch, factors, len, vectors });
 }
 
 /// Both at once, with the inner products as factors: `out[j] += sum_i (rows[i] . vectors[j]) rows[i]`.
 pub(super) fn add_gram<T: Float>(rows: &[T], vectors: &[T], len: usize, out: &mut [T]) {
-    Arch::new().dispatch(AddGram { rows, vectors, len, out });
+    arch().dispatch(AddGram { rows, vectors, len, out });
 }
 
 /// The sum of squares.
@@ -148,6 +168,7 @@ impl<T: Float> WithSimd for Dot<'_, T> {
 
 struct AddMultiples<'a, T> {
     rows: &'a [T],
+    pitch: usize,
     factors: &'a [T],
     len: usize,
     vectors: &'a mut [T],
@@ -158,10 +179,10 @@ impl<T: Float> WithSimd for AddMultiples<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { rows, factors, len, vectors } = self;
+        let Self { rows, pitch, factors, len, vectors } = self;
         let count = vectors.len() / len;
-        for (rows, factors) in rows.chunks(ROWS * len).zip(factors.chunks(ROWS * count)) {
-            add_group(simd, rows, factors, len, vectors);
+        for (rows, factors) in rows.chunks(ROWS * pitch).zip(factors.chunks(ROWS * count)) {
+            add_group(simd, rows, pitch, factors, len, vectors);
         }
     }
 }
@@ -184,7 +205,7 @@ impl<T: Float> WithSimd for AddGram<'_, T> {
         for rows in rows.chunks(ROWS * len) {
             let factors = &mut factors[..rows.len() / len * count];
             dot_group(simd, rows, vectors, len, factors);
-            add_group(simd, rows, factors, len, out);
+            add_group(simd, rows, len, factors, len, out);
         }
     }
 }
@@ -215,26 +236,26 @@ fn dot_group<T: Float, S: Simd>(simd: S, rows: &[T], vectors: &[T], len: usize, 
     }
 }
 
-/// [`add_multiples`] for at most [`ROWS`] rows.
+/// [`add_multiples_of_parts`] for at most [`ROWS`] rows.
 #[inline(always)]
-fn add_group<T: Float, S: Simd>(simd: S, rows: &[T], factors: &[T], len: usize, vectors: &mut [T]) {
+fn add_group<T: Float, S: Simd>(simd: S, rows: &[T], pitch: usize, factors: &[T], len: usize, vectors: &mut [T]) {
     let count = vectors.len() / len;
     for (tile, vectors) in vectors.chunks_mut(COLUMNS * len).enumerate() {
         let width = vectors.len() / len;
-        if rows.len() == ROWS * len {
-            let factors = &factors[tile * COLUMNS..];
+        if rows.len().div_ceil(pitch) == ROWS {
+            let factors = (&factors[tile * COLUMNS..], count);
             match width {
-                3 => add_tile::<T, S, ROWS, 3>(simd, rows, factors, len, count, vectors),
-                2 => add_tile::<T, S, ROWS, 2>(simd, rows, factors, len, count, vectors),
-                _ => add_tile::<T, S, ROWS, 1>(simd, rows, factors, len, count, vectors),
+                3 => add_tile::<T, S, ROWS, 3>(simd, (rows, pitch), factors, len, vectors),
+                2 => add_tile::<T, S, ROWS, 2>(simd, (rows, pitch), factors, len, vectors),
+                _ => add_tile::<T, S, ROWS, 1>(simd, (rows, pitch), factors, len, vectors),
             }
         } else {
-            for (row, factors) in rows.chunks(len).zip(factors.chunks(count)) {
-                let factors = &factors[tile * COLUMNS..];
+            for (row, factors) in rows.chunks(pitch).zip(factors.chunks(count)) {
+                let factors = (&factors[tile * COLUMNS..], count);
                 match width {
-                    3 => add_tile::<T, S, 1, 3>(simd, row, factors, len, count, vectors),
-                    2 => add_tile::<T, S, 1, 2>(simd, row, factors, len, count, vectors),
-                    _ => add_tile::<T, S, 1, 1>(simd, row, factors, len, count, vectors),
+                    3 => add_tile::<T, S, 1, 3>(simd, (row, pitch), factors, len, vectors),
+                    2 => add_tile::<T, S, 1, 2>(simd, (row, pitch), factors, len, vectors),
+                    _ => add_tile::<T, S, 1, 1>(simd, (row, pitch), factors, len, vectors),
                 }
             }
         }
@@ -295,28 +316,25 @@ fn dot_tile<T: Float, S: Simd, const R: usize, const C: usize>(
     }
 }
 
-/// `R` rows by `C` vectors; rows of `factors` are `stride` apart.
+/// `R` rows by `C` vectors; rows, and those of factors, come with the distance between them.
 #[expect(clippy::needless_range_loop, reason = "one index runs over the rows and the vectors")]
 #[inline(always)]
 fn add_tile<T: Float, S: Simd, const R: usize, const C: usize>(
     simd: S,
-    rows: &[T],
-    factors: &[T],
+    (rows, pitch): (&[T], usize),
+    (factors, stride): (&[T], usize),
     len: usize,
-    stride: usize,
     vectors: &mut [T],
 ) {
-    let rows: [_; R] = array::from_fn(|i| T::registers::<S>(&rows[i * len..(i + 1) * len]));
+    let rows: [_; R] = array::from_fn(|i| T::registers::<S>(&rows[i * pitch..i * pitch + len]));
     let factors: [[_; C]; R] = array::from_fn(|i| array::from_fn(|j| T::splat(simd, factors[i * stride + j])));
-    let mut vectors = vectors.chunks_exact_mut(len);
-    let mut vectors: [_; C] = array::from_fn(|_| T::registers_mut::<S>(vectors.next().unwrap_or_default()));
     let full = rows[0].0.len();
     let rows_full = rows.map(|(row, _)| &row[..full]);
-    for vector in &mut vectors {
-        if vector.0.len() != full {
-            return;
-        }
-    }
+    let mut vectors = vectors.chunks_exact_mut(len);
+    let vectors: [_; C] = array::from_fn(|_| {
+        let (registers, rest) = T::registers_mut::<S>(vectors.next().unwrap_or_default());
+        (&mut registers[..full], rest)
+    });
     for k in 0..full {
         let rows: [_; R] = array::from_fn(|i| rows_full[i][k]);
         for j in 0..C {

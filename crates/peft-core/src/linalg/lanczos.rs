@@ -1,10 +1,11 @@
 //! Block Lanczos iteration with full reorthogonalisation.
 
-use super::kernel::{add_multiples, dot, norm};
+use super::kernel::{add_multiples, add_multiples_of_parts, dot, norm};
 use super::ritz::Ritz;
 use crate::Result;
-use crate::torch_rng::TorchRng;
+use crate::torch_rng::{Arithmetic, TorchRng};
 use faer::Mat;
+use rayon::prelude::*;
 
 /// Vectors per block. A matrix is read once for all of them, and a singular value that is repeated up to this often is found as such.
 pub(super) const BLOCK: usize = 3;
@@ -12,6 +13,11 @@ pub(super) const BLOCK: usize = 3;
 const CANCELLED: f64 = 1e-3;
 /// A vector this much shorter than the longest is rounding error.
 const VANISHED: f64 = 1e-15;
+
+/// From how many numbers on a basis is shared out among threads.
+const SHARED: usize = 1 << 17;
+/// Vectors of a basis, and numbers of each, that are one piece of work then.
+const PIECE: (usize, usize) = (16, 512);
 
 /// An orthonormal basis of the block Krylov space of a symmetric matrix, grown block by block, in the complement of given vectors.
 ///
@@ -32,12 +38,14 @@ pub(super) struct Lanczos<'a> {
     largest: f64,
     start_norm: f64,
     rng: TorchRng,
+    /// Whether threads share the work.
+    shared: bool,
 }
 
 impl<'a> Lanczos<'a> {
-    /// An iteration over vectors of `len`, started with a block of normal numbers.
-    pub(super) fn new(len: usize, locked: &'a [f64], seed: u64) -> Self {
-        let mut rng = TorchRng::new(seed);
+    /// An iteration over vectors of `len`, started with a block of normal numbers. Threads share the work if `shared`.
+    pub(super) fn new(len: usize, locked: &'a [f64], seed: u64, shared: bool) -> Self {
+        let mut rng = TorchRng::new(seed).with_arithmetic(Arithmetic::Scalar);
         let start: Vec<f64> = rng.normal(0.0, 1.0, BLOCK * len).into_iter().map(f64::from).collect();
         let start_norm = norm(&start);
         let mut new = Self {
@@ -50,6 +58,7 @@ impl<'a> Lanczos<'a> {
             largest: 0.0,
             start_norm,
             rng,
+            shared,
         };
         new.append(start);
         new
@@ -135,15 +144,17 @@ impl<'a> Lanczos<'a> {
         coefficients
     }
 
-    /// Subtracts the projections on locked vectors and on the basis, twice: once leaves rounding errors that grow from block to block.
-    /// Returns the latter's coefficients.
+    /// Subtracts the projections on locked vectors and on the basis; returns the latter's coefficients.
+    ///
+    /// A product is almost all in the span of the last two blocks. That part goes first: what one pass over the whole basis leaves is
+    /// the basis's own lack of orthogonality times what was subtracted, and would grow from block to block if that were large.
     fn orthogonalise(&self, block: &mut [f64]) -> Vec<f64> {
-        let mut pass = || {
-            subtract_projections(self.locked, self.len, block);
-            subtract_projections(&self.basis, self.len, block)
-        };
-        let (mut coefficients, rest) = (pass(), pass());
-        coefficients.iter_mut().zip(rest).for_each(|(sum, rest)| *sum += rest);
+        let recent = self.basis.len().saturating_sub(2 * BLOCK * self.len);
+        let first = subtract_projections(&self.basis[recent..], self.len, block, self.shared);
+        subtract_projections(self.locked, self.len, block, self.shared);
+        let mut coefficients = subtract_projections(&self.basis, self.len, block, self.shared);
+        let recent = coefficients.len() - first.len();
+        coefficients[recent..].iter_mut().zip(first).for_each(|(sum, first)| *sum += first);
         coefficients
     }
 
@@ -163,11 +174,34 @@ impl<'a> Lanczos<'a> {
 }
 
 /// Subtracts from each vector of a block its projections on orthonormal vectors; returns the coefficients, `(basis, block)`.
-pub(super) fn subtract_projections(basis: &[f64], len: usize, block: &mut [f64]) -> Vec<f64> {
-    let mut coefficients = vec![0.0; basis.len() / len * (block.len() / len)];
-    dot(basis, block, len, &mut coefficients);
+///
+/// If `shared`, threads share the work on a large basis; that changes no bit of the result.
+pub(super) fn subtract_projections(basis: &[f64], len: usize, block: &mut [f64], shared: bool) -> Vec<f64> {
+    let count = block.len() / len;
+    let mut coefficients = vec![0.0; basis.len() / len * count];
+    if !shared || basis.len() < SHARED {
+        dot(basis, block, len, &mut coefficients);
+        let negated: Vec<f64> = coefficients.iter().map(|c| -c).collect();
+        add_multiples(basis, &negated, len, block);
+        return coefficients;
+    }
+    let (vectors, numbers) = PIECE;
+    let pieces = basis.par_chunks(vectors * len).zip(coefficients.par_chunks_mut(vectors * count));
+    pieces.for_each(|(basis, coefficients)| dot(basis, block, len, coefficients));
     let negated: Vec<f64> = coefficients.iter().map(|c| -c).collect();
-    add_multiples(basis, &negated, len, block);
+    let part = |from: usize| {
+        let to = len.min(from + numbers);
+        let mut part: Vec<f64> = block.chunks(len).flat_map(|vector| &vector[from..to]).copied().collect();
+        add_multiples_of_parts(&basis[from..], len, &negated, to - from, &mut part);
+        part
+    };
+    let parts: Vec<Vec<f64>> = (0..len).step_by(numbers).collect::<Vec<_>>().into_par_iter().map(part).collect();
+    for (from, part) in (0..len).step_by(numbers).zip(parts) {
+        let width = part.len() / count;
+        for (vector, part) in block.chunks_mut(len).zip(part.chunks(width)) {
+            vector[from..from + width].copy_from_slice(part);
+        }
+    }
     coefficients
 }
 

@@ -1,46 +1,84 @@
 //! A weight as rows of f32, and its products with vectors.
 
 use super::kernel::{ROWS, add_gram, add_multiples, dot, square};
+use super::threads::Threads;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
-/// From how many elements on products of one matrix are shared out among threads. Below, a pass is shorter than the
-/// time it takes to wake them, and callers decompose several matrices side by side.
-const PARALLEL: usize = 1 << 22;
 /// The fewest rows that are one piece of work.
-const PIECE: usize = 256;
+const PIECE: usize = 128;
 /// The most pieces: each has a sum of its own.
 const PIECES: usize = 32;
 /// Rows whose products are added up in f32 before they join a sum in f64.
-const CHAIN: usize = 64;
-
-/// Whether a matrix of this shape is decomposed by all threads together.
-fn is_parallel(rows: usize, cols: usize) -> bool {
-    rows.saturating_mul(cols) >= PARALLEL
-}
+const CHAIN: usize = 128;
 
 /// Magnitudes whose squares products in f32 can hold.
 const COMFORTABLE: std::ops::RangeInclusive<f32> = 1e-9..=1e9;
 
-/// Calls a function with the elements of a matrix in f32, row by row, and a power of two that they were divided by. They are the
-/// matrix's own, undivided, if it holds them like that on the CPU and of usual size; otherwise a copy.
-pub(super) fn with_f32<T>(weight: &Tensor, run: impl FnOnce(&[f32], f64) -> Result<T>) -> Result<T> {
+/// A weight's elements in f32, row by row, where a decomposition can read them.
+///
+/// Calls a function with them and with a power of two that they were divided by. They are the matrix's own, undivided, if it holds them
+/// like that on the CPU and of usual size; otherwise a copy. If `turned`, they are those of the transposed weight.
+///
+/// # Errors
+/// When an element is NaN or infinite.
+pub(super) fn with_panel<T>(
+    weight: &Tensor,
+    turned: bool,
+    threads: Threads,
+    run: impl FnOnce(&Panel<'_>, f64) -> Result<T>,
+) -> Result<T> {
+    if turned && weight.t()?.is_contiguous() {
+        // It is stored like that, as the weights of a Conv1D are.
+        return with_panel(&weight.t()?, false, threads, run);
+    }
+    let (rows, cols) = weight.dims2()?;
+    let shared = threads.share(rows * cols);
     let here = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
     let (storage, layout) = here.storage_and_layout();
-    match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => {
-            let values = &values[from..to];
-            let largest = values.iter().fold(0f32, |largest, v| largest.max(v.abs()));
-            if largest == 0.0 || !largest.is_finite() || COMFORTABLE.contains(&largest) {
-                return run(values, 1.0);
-            }
-            let scale = f64::from(largest).log2().floor().exp2();
-            let divided: Vec<f32> = values.iter().map(|v| (f64::from(*v) / scale) as f32).collect();
-            run(&divided, scale)
-        }
-        _ => Err(Error::Decomposition("the weight is not in the memory of the CPU".to_owned())),
+    let (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) = (&*storage, layout.contiguous_offsets()) else {
+        return Err(Error::Decomposition("the weight is not in the memory of the CPU".to_owned()));
+    };
+    let values = &values[from..to];
+    let copy: Vec<f32>;
+    let panel = if turned {
+        copy = transposed(values, rows, cols, shared);
+        Panel { values: &copy, rows: cols, cols: rows, shared }
+    } else {
+        Panel { values, rows, cols, shared }
+    };
+    let largest = panel.largest()?;
+    if largest == 0.0 || COMFORTABLE.contains(&largest) {
+        return run(&panel, 1.0);
     }
+    let scale = f64::from(largest).log2().floor().exp2();
+    let divided: Vec<f32> = panel.values.iter().map(|v| (f64::from(*v) / scale) as f32).collect();
+    run(&Panel { values: &divided, ..panel }, scale)
+}
+
+/// The elements of the transposed matrix, row by row.
+fn transposed(values: &[f32], rows: usize, cols: usize, shared: bool) -> Vec<f32> {
+    // As many columns at a time as a cache line has numbers.
+    const COLUMNS: usize = 16;
+    let mut out = vec![0.0; values.len()];
+    let fill = |(piece, out): (usize, &mut [f32])| {
+        let (first, count) = (piece * COLUMNS, out.len() / rows);
+        for top in (0..rows).step_by(COLUMNS) {
+            let bottom = rows.min(top + COLUMNS);
+            for j in 0..count {
+                for (i, out) in (top..bottom).zip(&mut out[j * rows + top..j * rows + bottom]) {
+                    *out = values[i * cols + first + j];
+                }
+            }
+        }
+    };
+    if shared {
+        out.par_chunks_mut(COLUMNS * rows).enumerate().for_each(fill);
+    } else {
+        out.chunks_mut(COLUMNS * rows).enumerate().for_each(fill);
+    }
+    out
 }
 
 /// A matrix of finite numbers.
@@ -52,24 +90,31 @@ pub(super) struct Panel<'a> {
     values: &'a [f32],
     pub(super) rows: usize,
     pub(super) cols: usize,
+    shared: bool,
 }
 
-impl<'a> Panel<'a> {
-    /// # Errors
-    /// When an element is NaN or infinite.
-    pub(super) fn new(values: &'a [f32], rows: usize, cols: usize) -> Result<Self> {
-        let panel = Self { values, rows, cols };
-        let finite = |values: &[f32]| values.iter().fold(true, |all, v| all & v.is_finite());
-        let all = if panel.parallel() {
-            values.par_chunks(PIECE * cols).all(finite)
+impl Panel<'_> {
+    /// The largest magnitude.
+    fn largest(&self) -> Result<f32> {
+        // The bits of positive floats are in the order of the floats, with NaN beyond infinity.
+        let largest = |values: &[f32]| values.iter().fold(0, |largest: u32, v| largest.max(v.abs().to_bits()));
+        let piece = self.piece() * self.cols;
+        let bits = if self.shared {
+            self.values.par_chunks(piece).map(largest).max()
         } else {
-            values.chunks(PIECE * cols).all(finite)
+            self.values.chunks(piece).map(largest).max()
         };
-        if all {
-            return Ok(panel);
+        let largest = f32::from_bits(bits.unwrap_or(0));
+        if largest.is_finite() {
+            return Ok(largest);
         }
-        let bad = values.iter().find(|v| !v.is_finite()).copied().unwrap_or(f32::NAN);
+        let bad = self.values.iter().find(|v| !v.is_finite()).copied().unwrap_or(largest);
         Err(Error::Decomposition(format!("the weight holds {bad} in f32")))
+    }
+
+    /// Whether passes over the matrix are shared out among threads.
+    pub(super) fn shared(&self) -> bool {
+        self.shared
     }
 
     /// The sum of the squares of all elements.
@@ -80,10 +125,6 @@ impl<'a> Panel<'a> {
 
     pub(super) fn at(&self, row: usize, col: usize) -> f32 {
         self.values[row * self.cols + col]
-    }
-
-    fn parallel(&self) -> bool {
-        is_parallel(self.rows, self.cols)
     }
 
     fn piece(&self) -> usize {
@@ -125,7 +166,7 @@ impl<'a> Panel<'a> {
             });
         };
         let (rows, outs) = (self.piece() * self.cols, self.piece() * count);
-        if self.parallel() {
+        if self.shared {
             self.values.par_chunks(rows).zip(out.par_chunks_mut(outs)).for_each(piece);
         } else {
             self.values.chunks(rows).zip(out.chunks_mut(outs)).for_each(piece);
@@ -162,7 +203,7 @@ impl<'a> Panel<'a> {
         let rows = self.piece() * self.cols;
         let mut sums = vec![0.0; self.values.len().div_ceil(rows) * len];
         let each = |(piece, (rows, sum)): (usize, (&[f32], &mut [f64]))| add(piece, rows, sum);
-        if self.parallel() {
+        if self.shared {
             self.values.par_chunks(rows).zip(sums.par_chunks_mut(len)).enumerate().for_each(each);
         } else {
             self.values.chunks(rows).zip(sums.chunks_mut(len)).enumerate().for_each(each);

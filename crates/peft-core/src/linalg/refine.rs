@@ -7,7 +7,8 @@ use super::panel::Panel;
 use super::search::Found;
 use super::triplets::{Fit, Triplets};
 use crate::Result;
-use faer::MatRef;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
 
 /// A result is improved while a vector is estimated to be off by this angle, in radians.
 const ANGLE: f64 = 3e-6;
@@ -27,7 +28,7 @@ pub(super) fn refine(panel: &Panel<'_>, found: &Found, tolerance: f64) -> Result
         let count = space.len() / panel.cols;
         let products = panel.times(&space);
         let (u, s, rotation) = thin_svd(MatRef::from_row_major_slice(&products, panel.rows, count))?;
-        let v = MatRef::from_column_major_slice(&space, panel.cols, count) * &rotation;
+        let v = product(MatRef::from_column_major_slice(&space, panel.cols, count), rotation.as_ref());
         let triplets = Triplets::new(u.as_ref(), &s, v.as_ref(), r);
         let fit = triplets.fit(panel);
         let corrections = corrections(found, &triplets, &fit, panel.cols);
@@ -56,7 +57,7 @@ fn corrections(found: &Found, triplets: &Triplets, fit: &Fit, len: usize) -> Vec
     }
     let coordinates = lanczos.coordinates(&residuals);
     let coordinates = MatRef::from_row_major_slice(&coordinates, size, r);
-    let mut along = ritz.vectors.transpose() * coordinates;
+    let mut along = product(ritz.vectors.transpose(), coordinates);
     for i in 0..r {
         let value = triplets.s[i] * triplets.s[i];
         let outside = 1.0 / value.max(f64::EPSILON * largest);
@@ -67,11 +68,18 @@ fn corrections(found: &Found, triplets: &Triplets, fit: &Fit, len: usize) -> Vec
         }
         residuals[i * len..(i + 1) * len].iter_mut().for_each(|v| *v *= outside);
     }
-    let along = &ritz.vectors * along;
+    let along = product(ritz.vectors.as_ref(), along.as_ref());
     let along: Vec<f64> = (0..size).flat_map(|j| (0..r).map(move |i| (j, i))).map(|at| along[at]).collect();
     let mut corrections = lanczos.combine(&along);
     corrections.iter_mut().zip(&residuals).for_each(|(correction, residual)| *correction += residual);
     corrections
+}
+
+/// The product of two matrices on this thread, whatever faer's global setting says.
+fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+    let mut product = Mat::zeros(left.nrows(), right.ncols());
+    matmul(product.as_mut(), Accum::Replace, left, right, 1.0, Par::Seq);
+    product
 }
 
 /// An orthonormal basis of the span of vectors.
@@ -83,7 +91,7 @@ fn orthonormal<'a>(vectors: impl Iterator<Item = &'a [f64]>, len: usize) -> Vec<
         // Twice is enough.
         for _ in 0..2 {
             let before = norm(&vector);
-            subtract_projections(&basis, len, &mut vector);
+            subtract_projections(&basis, len, &mut vector, false);
             let after = norm(&vector);
             new &= after > NOTHING_NEW * before;
             vector.iter_mut().for_each(|v| *v /= after);

@@ -6,7 +6,7 @@ use super::ritz::Ritz;
 use crate::Result;
 
 /// Residuals, as a part of the largest singular value, that the iteration ends at.
-const CONVERGED: f64 = 1e-7;
+const CONVERGED: f64 = 3e-7;
 /// Products in f32 show singular values from this part of the largest on: smaller squares drown in rounding.
 const NARROW: f64 = 0.05;
 /// Found singular values closer than this part of the largest may be one repeated value.
@@ -62,13 +62,13 @@ impl Products {
 pub(super) fn leading(panel: &Panel<'_>, r: usize, tolerance: f64) -> Result<Option<Found>> {
     let mut products = Products::F32;
     let (lanczos, ritz) = loop {
-        let mut lanczos = Lanczos::new(panel.cols, &[], 0);
+        let mut lanczos = Lanczos::new(panel.cols, &[], 0, panel.shared());
         let narrow = |ritz: &Ritz| products == Products::F32 && ritz.singular(r - 1) < NARROW * ritz.singular(0);
         let excess = |lanczos: &Lanczos<'_>, ritz: &Ritz| {
             if narrow(ritz) {
                 return 0.0;
             }
-            let odds = Odds::new(lanczos, ritz, &ritz.singulars(r), r, products, tolerance);
+            let odds = Odds::new(lanczos, ritz, &ritz.singulars(r), r, products.noise(), tolerance);
             unconverged(ritz, r, ritz.singular(0)).max(odds.excess)
         };
         let Some(ritz) = converge(&mut lanczos, panel, products, 8 + r / 2, excess)? else {
@@ -80,40 +80,48 @@ pub(super) fn leading(panel: &Panel<'_>, r: usize, tolerance: f64) -> Result<Opt
         products = Products::F64;
     };
     let values = ritz.singulars(r);
-    let overlooked = if rest_is_small(panel, &values, products, tolerance) {
-        0.0
-    } else {
-        Odds::new(&lanczos, &ritz, &values, r, products, tolerance).probability
-    };
+    let overlooked = Odds::new(&lanczos, &ritz, &values, r, products.noise(), tolerance).probability;
     let mut found = Found { vectors: ritz.combine(&lanczos, r), values, overlooked, lanczos, ritz };
-    if found.overlooked <= OVERLOOKED {
-        Ok(Some(found))
-    } else {
-        Ok(search_rest(panel, &mut found, tolerance)?.then_some(found))
+    if found.overlooked > OVERLOOKED {
+        if rest_is_small(panel, &found.values, products, tolerance) {
+            found.overlooked = 0.0;
+        } else if !search_rest(panel, &mut found, products, tolerance)? {
+            return Ok(None);
+        }
     }
+    Ok(Some(found))
 }
 
 /// Searches the complement of what was found until nothing larger turns up; whether that is sure enough.
-fn search_rest(panel: &Panel<'_>, found: &mut Found, tolerance: f64) -> Result<bool> {
+///
+/// Products in f32 are tried first if what was found came from such.
+fn search_rest(panel: &Panel<'_>, found: &mut Found, mut products: Products, tolerance: f64) -> Result<bool> {
     let r = found.values.len();
     for round in 1..=ROUNDS {
         let locked = std::mem::take(&mut found.vectors);
-        let mut lanczos = Lanczos::new(panel.cols, &locked, round as u64);
+        let mut lanczos = Lanczos::new(panel.cols, &locked, round as u64, panel.shared());
         let values = &found.values;
         let limit = values[r - 1] + tolerance * values[0];
-        let larger = |ritz: &Ritz| ritz.values.iter().take(r).take_while(|value| value.sqrt() > limit).count();
+        let larger =
+            |ritz: &Ritz| (0..r.min(ritz.values.len())).take_while(|pair| ritz.singular(*pair) > limit).count();
+        let odds =
+            |lanczos: &Lanczos<'_>, ritz: &Ritz| Odds::new(lanczos, ritz, values, 0, products.noise(), tolerance);
         let excess = |lanczos: &Lanczos<'_>, ritz: &Ritz| match larger(ritz) {
-            0 => Odds::new(lanczos, ritz, values, 0, Products::F64, tolerance).excess,
+            0 => odds(lanczos, ritz).excess,
             larger => unconverged(ritz, larger, values[0]),
         };
-        let Some(ritz) = converge(&mut lanczos, panel, Products::F64, 2, excess)? else {
+        let Some(ritz) = converge(&mut lanczos, panel, products, 2, excess)? else {
             return Ok(false);
         };
         let larger = larger(&ritz);
         if larger == 0 {
-            found.overlooked = Odds::new(&lanczos, &ritz, values, 0, Products::F64, tolerance).probability;
+            found.overlooked = odds(&lanczos, &ritz).probability;
             found.vectors = locked;
-            return Ok(found.overlooked <= OVERLOOKED);
+            match (found.overlooked <= OVERLOOKED, products) {
+                (false, Products::F32) => products = Products::F64,
+                (sure, _) => return Ok(sure),
+            }
+            continue;
         }
         let new = ritz.combine(&lanczos, larger);
         let vectors = locked.chunks(panel.cols).chain(new.chunks(panel.cols));
@@ -151,11 +159,11 @@ fn converge(
         if error <= 1.0 {
             return Ok(Some(ritz));
         }
-        // Errors fall geometrically once they fall.
-        let furthest = 2.max(step / 4);
+        // Errors fall geometrically once they fall, and faster as the space grows. To look takes about as long as a few steps.
         let rate = before.map_or(0.0, |(step_before, before)| (before / error).ln() / (step - step_before) as f64);
         let forecast = if rate > 0.0 { (error.ln() / rate).ceil() } else { f64::INFINITY };
-        next = step + if forecast < furthest as f64 { 1.max(forecast as usize) } else { furthest };
+        let steps = if forecast <= 4.0 { forecast } else { 4f64.max((0.85 * forecast).min((step / 2) as f64)) };
+        next = step + 1.max(steps as usize);
         before = Some((step, error));
     }
     Ok(None)
@@ -192,34 +200,26 @@ impl Odds {
     /// For a space in which the first `found` pairs were found, where `values` are the singular values known so far.
     ///
     /// An overlooked vector has a tiny component along the start block ([`Ritz::overlooked`]), though the block is random. How unlikely
-    /// that is depends on the vector being fixed before the block was drawn. It is, unless its singular value is repeated: the copies that
-    /// were found are then those that the block happened to contain, and the overlooked ones are chosen orthogonal to them. With `m` copies
-    /// found, the `m + 1` components of the block in their space would have to be linearly dependent.
-    fn new(
-        lanczos: &Lanczos<'_>,
-        ritz: &Ritz,
-        values: &[f64],
-        found: usize,
-        products: Products,
-        tolerance: f64,
-    ) -> Self {
+    /// that is depends on the vector being fixed before the block was drawn. It is, unless its singular value is that of a found vector:
+    /// the copies that were found are then those that the block happened to contain, and the overlooked ones are chosen orthogonal to
+    /// them. With `m` copies found, the `m + 1` components of the block in their space would have to be linearly dependent.
+    fn new(lanczos: &Lanczos<'_>, ritz: &Ritz, values: &[f64], found: usize, noise: f64, tolerance: f64) -> Self {
         let (largest, last) = (values[0], values[values.len() - 1]);
         let limit = last + tolerance * largest;
-        let copies = |value: f64| values.iter().filter(|v| (*v - value).abs() <= EQUAL * largest).count();
-        let above = values.iter().take(found).filter(|v| **v > limit);
-        let repeated = above.clone().map(|v| copies(*v)).max().unwrap_or(0);
-        let noise = products.noise() * largest * largest;
-        let mut worst = (0.0, 0.0);
-        for bound in above.copied().chain([limit]) {
-            let (falling, staying) = ritz.overlooked(found, bound * bound, noise);
-            worst = (f64::max(worst.0, falling), f64::max(worst.1, staying));
+        let equal = |value: f64| move |other: &&f64| (**other - value).abs() <= EQUAL * largest;
+        // Either a value of its own above the limit, or one of those found.
+        let new = std::iter::once((limit, 0));
+        let above = values[..found].iter().filter(|value| **value > limit);
+        let copies =
+            above.map(|value| (limit.max(value - EQUAL * largest), values.iter().filter(equal(*value)).count()));
+        let (mut probability, mut falling_part) = (0.0, 0.0);
+        for (bound, copies) in new.chain(copies) {
+            let (falling, staying) = ritz.overlooked(found, bound * bound, noise * largest * largest);
+            let chance = chance((falling + staying) * lanczos.start_norm(), copies);
+            probability += chance;
+            falling_part += if copies < BLOCK && falling > staying { chance } else { 0.0 };
         }
-        let (falling, staying) = worst;
-        let probability = chance((falling + staying) * lanczos.start_norm(), repeated);
-        let useless = repeated >= BLOCK || falling <= staying;
-        let free = BLOCK.saturating_sub(repeated).max(1);
-        let excess = if useless { 0.0 } else { (probability / OVERLOOKED).powf(1.0 / free as f64) };
-        Self { probability, excess }
+        Self { probability, excess: (falling_part / OVERLOOKED).powf(1.0 / BLOCK as f64) }
     }
 }
 

@@ -40,6 +40,17 @@ impl Triplets {
         new
     }
 
+    /// Those of the transposed weight, with signs settled by the vectors that are the left ones then.
+    pub(super) fn turned(self) -> Self {
+        let Self { u: mut v, s, v: mut u } = self;
+        let (rows, cols) = (u.len() / s.len(), v.len() / s.len());
+        for (u, v) in u.chunks_mut(rows).zip(v.chunks_mut(cols)) {
+            let sign = sign_of_largest(u);
+            u.iter_mut().chain(v).for_each(|x| *x *= sign);
+        }
+        Self { u, s, v }
+    }
+
     /// Compares with the weight, in f64.
     pub(super) fn fit(&self, panel: &Panel<'_>) -> Fit {
         let count = self.s.len();

@@ -1,9 +1,7 @@
 //! Adapters of a model from and to folders.
 
 use super::PeftModel;
-use crate::checkpoint::{
-    DEFAULT_ADAPTER, DetachedAdapter, DetachedSite, WHOLE_MODULE_NAMES, read_adapter, write_adapter,
-};
+use crate::checkpoint::{DEFAULT_ADAPTER, DetachedAdapter, DetachedSite, WHOLE_MODULE_NAMES, read_adapter};
 use crate::{Adaptable, Adapter, BaseWeight, Host, ParamKey, Registry, Result};
 use candle_core::Tensor;
 use std::path::Path;
@@ -19,17 +17,6 @@ impl<M: Adaptable> PeftModel<M> {
         let dir = dir.as_ref();
         let (config, file) = read_adapter(dir, registry)?;
         self.add_from_source(name, config, &file).map_err(|e| e.at(dir.display().to_string()))
-    }
-
-    /// Writes one adapter into `dir`, replacing what is there file by file, each in one step.
-    ///
-    /// # Errors
-    /// When the name is unknown or a file cannot be written; older files are whole then.
-    pub fn save_adapter(&self, name: &str, dir: impl AsRef<Path>) -> Result<()> {
-        let adapter = self.adapter(name)?;
-        let mut config = adapter.config.clone();
-        config.meta.inference_mode = true;
-        write_adapter(dir.as_ref(), &config, adapter.params.persisted().map(|(key, tensor)| (key.to_string(), tensor)))
     }
 
     /// Writes every adapter as PEFT's `save_pretrained` does: `default` into `dir`, others into folders of their names below it.

@@ -2,6 +2,7 @@
 
 mod files;
 mod merging;
+mod saving;
 mod swapping;
 mod training;
 
@@ -9,7 +10,10 @@ pub use training::ParamCounts;
 
 use crate::inject::inject;
 use crate::torch_rng::TorchRng;
-use crate::{Adaptable, Adapter, AdapterConfig, Error, Host, Mode, PEFT_VERSION, Result, TensorSource, Walk, WalkMut};
+use crate::{
+    Adaptable, Adapter, AdapterConfig, Decomposer, DecompositionProgress, Error, FactorCache, Host, Mode, PEFT_VERSION,
+    Result, TensorSource, Walk, WalkMut,
+};
 use candle_core::Tensor;
 
 /// A model together with the adapters attached to it. Call `forward` on [`PeftModel::base`].
@@ -34,6 +38,7 @@ pub struct PeftModel<M> {
     base_name: Option<String>,
     base_revision: Option<String>,
     init_seed: u64,
+    decomposer: Decomposer,
 }
 
 impl<M: Adaptable> PeftModel<M> {
@@ -47,6 +52,7 @@ impl<M: Adaptable> PeftModel<M> {
             base_name: None,
             base_revision: None,
             init_seed: 0,
+            decomposer: Decomposer::default(),
         }
     }
 
@@ -66,6 +72,20 @@ impl<M: Adaptable> PeftModel<M> {
     pub fn with_init_seed(mut self, seed: u64) -> Self {
         self.init_seed = seed;
         self
+    }
+
+    /// Keeps the singular triplets of weights in this cache, and takes them from it. Otherwise they are computed each time, and nothing
+    /// is written.
+    pub fn with_factor_cache(self, cache: FactorCache) -> Self {
+        Self { decomposer: self.decomposer.with_cache(cache), ..self }
+    }
+
+    /// Calls a function whenever the weight of a module has been decomposed for an adapter, from whichever thread did it.
+    pub fn with_decomposition_progress(
+        self,
+        observer: impl Fn(DecompositionProgress<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        Self { decomposer: self.decomposer.with_observer(observer), ..self }
     }
 
     /// The model itself: call `forward` on this.
@@ -147,7 +167,7 @@ impl<M: Adaptable> PeftModel<M> {
             return Err(Error::DuplicateAdapter(name.to_owned()));
         }
         self.refuse_merged("add an adapter")?;
-        let adapter = inject(&mut self.base, name, config, source, TorchRng::new(self.init_seed))?;
+        let adapter = inject(&mut self.base, name, config, source, TorchRng::new(self.init_seed), &self.decomposer)?;
         self.adapters.push(adapter);
         self.activate(&[name])?;
         self.set_mode(mode)?;

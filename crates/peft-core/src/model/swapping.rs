@@ -50,7 +50,8 @@ impl<M: Adaptable> PeftModel<M> {
         if attached != found {
             return Err(Error::OtherMethod { adapter: name.to_owned(), attached, found });
         }
-        let new = build(&self.base, old.name.clone(), config, Some(source), TorchRng::new(self.init_seed))?;
+        let rng = TorchRng::new(self.init_seed);
+        let new = build(&self.base, old.name.clone(), config, Some(source), rng, &self.decomposer)?;
         same_targets(old, &new.adapter)?;
         self.check_swapped(&new)?;
         self.put(new)?;

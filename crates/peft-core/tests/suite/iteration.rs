@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use faer::{Mat, MatRef};
 use peft_core::linalg::{TOLERANCE, TruncatedSvd, truncated_svd};
-use peft_core::torch_rng::TorchRng;
+use peft_core::torch_rng::{Arithmetic, TorchRng};
 use peft_testkit::strategy;
 use proptest::prelude::*;
 
@@ -52,7 +52,7 @@ fn check(weight: &Tensor, r: usize) -> TruncatedSvd {
     assert!((left - least).abs() <= 1e-5 * largest, "{left} is left of the matrix, at the best {least}");
     let certificate = &found.certificate;
     assert!(certificate.left.iter().all(|e| *e <= TOLERANCE) && certificate.overlooked <= 1e-6, "{certificate:?}");
-    assert!(certificate.complete || certificate.right.iter().all(|e| *e <= TOLERANCE), "{certificate:?}");
+    assert!(certificate.right.iter().all(|e| *e <= TOLERANCE), "{certificate:?}");
     assert!(certificate.orthogonality <= 1e-6, "{certificate:?}");
     found
 }
@@ -130,7 +130,7 @@ fn the_size_of_the_numbers_does_not_matter() {
 fn a_leading_direction_that_the_start_misses_is_found() {
     // The start block is known, so a direction can be chosen that no product with the matrix would ever lead to.
     let (rows, cols) = (160, 120);
-    let drawn = TorchRng::new(0).normal(0.0, 1.0, 3 * cols);
+    let drawn = TorchRng::new(0).with_arithmetic(Arithmetic::Scalar).normal(0.0, 1.0, 3 * cols);
     let start = Mat::from_fn(cols, 3, |i, j| f64::from(drawn[j * cols + i]));
     let others = normal(cols, 1, 5);
     let all = Mat::from_fn(cols, 4, |i, j| if j < 3 { start[(i, j)] } else { others[(i, 0)] });

@@ -18,6 +18,8 @@ use ureq::http::{Method, StatusCode};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// Tensors without what follows from the base model.
+const COMPACT: &str = "adapter_compact.safetensors";
 const CARD: &str = "README.md";
 /// How much of a file the Hub looks at to tell how to store it.
 const SAMPLE: u64 = 512;
@@ -215,6 +217,11 @@ fn gather(folder: &Path, repo: &RepoRef, options: &PushOptions) -> Result<Vec<Up
             }
             _ if name == WEIGHTS && folder.join("adapter_model.bin").exists() => {
                 return Err(unfit("its tensors are a pickle; load it and save it again, then push that"));
+            }
+            _ if name == WEIGHTS && folder.join(COMPACT).exists() => {
+                return Err(unfit(
+                    "it is a compact checkpoint, which PEFT cannot read; convert it with --to peft, then push that",
+                ));
             }
             _ => return Err(unfit(&format!("it has no {name}, so it is not an adapter"))),
         }

@@ -4,12 +4,12 @@ use super::Factors;
 use super::rank::Rank;
 use candle_core::{DType, Tensor};
 use peft_core::Result;
-use peft_core::linalg::truncated_svd;
+use peft_core::linalg::{Threads, truncated_svd_on};
 
 /// The best factors of the rank asked for, in f32.
 ///
 /// # Errors
-/// When the delta cannot be decomposed ([`truncated_svd`]).
+/// When the delta cannot be decomposed ([`truncated_svd_on`]).
 pub(super) fn convert(delta: &Tensor, rank: Rank) -> Result<Factors> {
     let delta = delta.to_dtype(DType::F32)?;
     let (rows, cols) = delta.dims2()?;
@@ -17,7 +17,8 @@ pub(super) fn convert(delta: &Tensor, rank: Rank) -> Result<Factors> {
         Rank::Fixed(rank) => rank,
         _ => rows.min(cols),
     };
-    let svd = truncated_svd(&delta, computed)?;
+    // Other modules are converted at the same time.
+    let svd = truncated_svd_on(&delta, computed, Threads::One)?;
     let s: Vec<f64> = svd.s.to_dtype(DType::F64)?.to_vec1()?;
     let kept = rank.keep(&s, f32::EPSILON.into());
     let b = svd.u.narrow(1, 0, kept)?.broadcast_mul(&svd.s.narrow(0, 0, kept)?)?;

@@ -5,6 +5,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::metrics::{EvalMetrics, Metrics, MetricsWriter, TrainMetrics};
 use crate::state::TrainerState;
+use peft_core::checkpoint::Layout;
 use peft_models::CausalLanguageModel;
 use std::fs;
 use std::io::ErrorKind;
@@ -26,13 +27,15 @@ pub struct RunOptions<'a> {
     pub eval_every: Option<u64>,
     /// Steps from one saved state to the next.
     pub save_every: u64,
+    /// How the adapter is laid out.
+    pub layout: Layout,
     /// Goes on from the state in the output folder; where there is none, the run starts from the beginning.
     pub resume: bool,
 }
 
 impl Default for RunOptions<'_> {
     fn default() -> Self {
-        Self { eval_data: None, eval_every: None, save_every: 100, resume: false }
+        Self { eval_data: None, eval_every: None, save_every: 100, layout: Layout::Peft, resume: false }
     }
 }
 
@@ -54,7 +57,7 @@ pub struct RunSummary {
 
 /// Trains to the end in the folder `out` and leaves there
 ///
-/// - the adapter as PEFT lays it out, in the state of the last save;
+/// - the adapter, in the state of the last save;
 /// - [`METRICS_FILE`] with a line for every step and every evaluation;
 /// - [`STATE_FILE`], from which a run can be resumed. It is kept at the end: a run with a constant learning rate can be
 ///   continued with more steps. Delete it when it is no longer wanted.
@@ -109,6 +112,7 @@ impl<'r, 'a, M: CausalLanguageModel> Run<'r, 'a, M> {
                 return Err(Error::option("adapters", message));
             }
         };
+        trainer.model().check_layout(&adapter, options.layout)?;
         let fingerprint = trainer.fingerprint_mut();
         fingerprint.record("eval_data", options.eval_data.map(|data| format!("{:016x}", data.fingerprint())));
         fingerprint.record("eval_every", options.eval_every);
@@ -203,7 +207,7 @@ impl<'r, 'a, M: CausalLanguageModel> Run<'r, 'a, M> {
 
     /// Writes the adapter, then the state: the adapter of a step that has no state yet is written again on resume.
     fn save(&mut self) -> Result<()> {
-        self.trainer.model().save_adapter(&self.adapter, self.out)?;
+        self.trainer.model().save_adapter_as(&self.adapter, self.out, self.options.layout)?;
         self.trainer.state()?.save(&self.out.join(STATE_FILE))?;
         self.saved = Some(self.trainer.finished_steps());
         Ok(())

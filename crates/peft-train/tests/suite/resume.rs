@@ -47,7 +47,7 @@ impl Setup {
 
     fn options<'a>(&self, eval_data: &'a Dataset, resume: bool) -> RunOptions<'a> {
         let (save_every, eval_every) = (self.save_every, self.eval_every);
-        RunOptions { eval_data: Some(eval_data), eval_every, save_every, resume }
+        RunOptions { eval_data: Some(eval_data), eval_every, save_every, resume, ..RunOptions::default() }
     }
 
     fn finish(&self, out: &Path, resume: bool) -> Result<RunSummary, Error> {

@@ -1,5 +1,6 @@
 //! What an adapter folder holds.
 
+use crate::args::InspectArgs;
 use anyhow::Result;
 use candle_core::Device;
 use candle_peft::core::TensorSource;
@@ -16,6 +17,8 @@ pub(in crate::commands) struct AdapterReport {
     dir: PathBuf,
     peft_type: &'static str,
     base_model: Option<String>,
+    /// Whether the files hold only what was trained, and need their base model.
+    compact: bool,
     config: Value,
     /// Fields of the config that the method does not have.
     unknown_fields: Vec<String>,
@@ -51,15 +54,15 @@ struct StoredTensor {
 }
 
 impl AdapterReport {
-    pub(super) fn new(dir: &Path, base: Option<&BaseFolder>, registry: &Registry) -> Result<Self> {
+    pub(super) fn new(dir: &Path, base: Option<&BaseFolder>, args: &InspectArgs, registry: &Registry) -> Result<Self> {
         let (config, file) = read_adapter(dir, registry)?;
         let mut adapter = None;
-        if !config.method.needs_base() {
+        if !config.method.needs_base() && config.meta.compact.is_none() {
             let detached = DetachedAdapter::from_source(config.clone(), &file);
             adapter = Some(detached.map_err(|error| error.at(file.path().display().to_string()))?);
         }
         if let Some(base) = base {
-            let mut model = base.load(None, &Device::Cpu)?;
+            let mut model = args.factors.on(base.load(None, &Device::Cpu)?);
             model
                 .add_from_source(DEFAULT_ADAPTER, config.clone(), &file)
                 .map_err(|error| error.at(dir.display().to_string()))?;
@@ -85,6 +88,7 @@ impl AdapterReport {
         Ok(Self {
             dir: dir.to_owned(),
             peft_type: config.method.peft_type(),
+            compact: config.meta.compact.is_some(),
             base_model: config.meta.base_model_name_or_path.clone(),
             config: serde_json::from_str(&config.to_json()?)?,
             unknown_fields: config.meta.unknown.keys().cloned().collect(),
@@ -110,6 +114,9 @@ impl fmt::Display for AdapterReport {
         writeln!(f, "base        {}", self.base_model.as_deref().unwrap_or("not named"))?;
         if let Some(fits) = &self.fits {
             writeln!(f, "fits        {fits}")?;
+        }
+        if self.compact {
+            writeln!(f, "layout      compact: factors are left out, and made again of the base model")?;
         }
         if let Some(targets) = self.config.get("target_modules").filter(|targets| !targets.is_null()) {
             writeln!(f, "targets     {targets}")?;

@@ -36,7 +36,7 @@ pub(super) fn run(args: &InspectArgs, pretrained: &Pretrained) -> Result<Report>
     let dir = folder.path();
     if [CONFIG_FILE, WEIGHTS_FILE, PICKLE_FILE].iter().any(|name| dir.join(name).exists()) {
         let base = args.base.as_deref().map(|base| pretrained.base(base, Part::Model)).transpose()?;
-        return Ok(Report::Adapter(AdapterReport::new(dir, base.as_ref(), pretrained.registry())?));
+        return Ok(Report::Adapter(AdapterReport::new(dir, base.as_ref(), args, pretrained.registry())?));
     }
     if dir.join(MODEL_CONFIG_FILE).exists() {
         return Ok(Report::Model(ModelReport::new(dir)?));
