@@ -48,7 +48,7 @@ mod swiglu;
 mod testing;
 
 pub use attention::{AttentionOptions, attention};
-pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy};
+pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu_new::gelu_new;

@@ -18,15 +18,23 @@ pub struct NextTokenLoss {
 }
 
 impl NextTokenLoss {
-    /// The loss of a model on a batch that is padded on the right. Logits are computed only where they are needed.
+    /// The loss of a model on a batch that is padded on the right. Logits are computed only where they are needed, and for a frozen
+    /// head without adapters some at a time.
     ///
     /// # Errors
     /// When no token has a loss, or the model fails.
     pub fn of_batch(model: &(impl CausalLanguageModel + ?Sized), batch: &Batch) -> Result<Self> {
         let hidden = model.hidden(&batch.input_ids, ForwardOptions::all())?;
         let targets = Targets::new(&batch.labels)?;
-        let logits = model.head().forward(&targets.select(&hidden)?)?;
-        targets.loss(&logits)
+        let (hidden, head) = (targets.select(&hidden)?, model.head());
+        match head.frozen() {
+            Some((weight, layout, bias)) => {
+                let losses =
+                    peft_nn::linear_cross_entropy(&hidden, weight, layout, bias, &targets.labels, IGNORE_INDEX)?;
+                Ok(Self { losses, row_counts: targets.row_counts })
+            }
+            None => targets.loss(&head.forward(&hidden)?),
+        }
     }
 
     /// The loss of `logits`, `(batch, length, vocabulary)`, for `labels` aligned to the input, `(batch, length)`, i64.

@@ -40,6 +40,15 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// Weight, its layout and bias, where they alone are what the layer computes with and nothing of it is trained: for operators
+    /// that do more than this layer in one step.
+    pub fn frozen(&self) -> Option<(&Tensor, WeightLayout, Option<&Tensor>)> {
+        let trained = self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op);
+        (!self.slots.is_live() && !trained).then_some((&self.weight, self.layout, self.bias.as_ref()))
+    }
+}
+
 impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         let weight = self.slots.weight().unwrap_or(&self.weight);

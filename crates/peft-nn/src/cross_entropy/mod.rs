@@ -2,7 +2,10 @@
 
 mod composed;
 mod cpu;
+mod from_hidden;
 mod targets;
+
+pub use from_hidden::linear_cross_entropy;
 
 use candle_core::{Result, Tensor, bail};
 
@@ -66,15 +69,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, ignore_index: i64) -> Res
     let count = targets.count();
 
     let logits = logits.reshape((positions.iter().product::<usize>(), vocabulary))?;
-    let on_cpu = logits.device().is_cpu();
-    let detached = logits.detach();
-    let (losses, log_sum_exp) = if on_cpu {
-        cpu::forward(&detached, &targets)?
-    } else {
-        let (losses, log_sum_exp) = composed::forward(&detached, &targets)?;
-        (Value::Tensor(losses), log_sum_exp)
-    };
-    let saved = SoftmaxMinusOneHot { logits: detached, log_sum_exp, targets };
+    let (losses, saved) = SoftmaxMinusOneHot::forward(logits.detach(), targets)?;
     let losses = join([Some(&logits)], losses, saved)?.reshape(positions)?;
     Ok(CrossEntropy { losses, count })
 }
@@ -87,11 +82,28 @@ struct SoftmaxMinusOneHot {
     targets: Targets,
 }
 
+impl SoftmaxMinusOneHot {
+    /// The losses of detached logits, `(positions, vocabulary)`, and what their gradient needs.
+    fn forward(logits: Tensor, targets: Targets) -> Result<(Value, Self)> {
+        let (losses, log_sum_exp) = if logits.device().is_cpu() {
+            cpu::forward(&logits, &targets)?
+        } else {
+            let (losses, log_sum_exp) = composed::forward(&logits, &targets)?;
+            (Value::Tensor(losses), log_sum_exp)
+        };
+        Ok((losses, Self { logits, log_sum_exp, targets }))
+    }
+
+    /// The gradient of the logits for that of the losses.
+    fn gradient(&self, grad: &Tensor) -> Result<Tensor> {
+        if grad.device().is_cpu() { cpu::backward(self, grad) } else { composed::backward(self, grad) }
+    }
+}
+
 impl Backward<1> for SoftmaxMinusOneHot {
     const NAME: &'static str = NAME;
 
     fn backward(&self, _output: &Tensor, grad: &Tensor, _wanted: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
-        let dlogits = if grad.device().is_cpu() { cpu::backward(self, grad)? } else { composed::backward(self, grad)? };
-        Ok([Some(dlogits)])
+        Ok([Some(self.gradient(grad)?)])
     }
 }

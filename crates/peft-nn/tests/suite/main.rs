@@ -6,6 +6,7 @@ mod attention;
 mod cross_entropy;
 mod embedding;
 mod linear;
+mod linear_cross_entropy;
 mod normalisation;
 mod rope;
 mod softmax;
