@@ -1,6 +1,7 @@
 //! The files of a model, as Hugging Face lays them out.
 
 mod save;
+mod shard;
 mod weights;
 
 pub use save::Companions;
@@ -38,7 +39,7 @@ pub(crate) trait Architecture: Sized {
     fn is_redundant(config: &Self::Config, name: &str) -> bool;
 }
 
-/// The open files of a model: its config, and its weights mapped into memory.
+/// The open files of a model: its config, and its weights, which are read tensor by tensor.
 ///
 /// Besides this crate's models, any model of candle-transformers can be loaded from [`ModelFiles::var_builder`].
 pub struct ModelFiles {

@@ -1,14 +1,13 @@
-//! The tensors of a model: one safetensors file or several, mapped into memory.
+//! The tensors of a model: one safetensors file or several.
 
-use candle_core::safetensors::{BufferedSafetensors, Load, MmapedSafetensors};
+use super::shard::Shard;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use peft_core::{Error, Result};
-use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const SINGLE_FILE: &str = "model.safetensors";
@@ -22,16 +21,6 @@ pub(super) struct Weights {
     read: Mutex<BTreeSet<String>>,
 }
 
-struct Shard {
-    path: PathBuf,
-    data: ShardData,
-}
-
-enum ShardData {
-    Mapped(MmapedSafetensors),
-    Buffered(BufferedSafetensors),
-}
-
 /// What an index says: the shard of each tensor.
 #[derive(Deserialize)]
 struct Index {
@@ -39,11 +28,11 @@ struct Index {
 }
 
 impl Weights {
-    /// Maps the weights of a model folder. Headers are checked against the lengths of their files; no tensor is read yet.
+    /// Opens the weights of a model folder. Headers are checked against the lengths of their files; no tensor is read yet.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let single = folder.join(SINGLE_FILE);
         if single.exists() {
-            return Self::new(vec![Shard::map(single)?]);
+            return Self::new(vec![Shard::open(single)?]);
         }
         let index_path = folder.join(INDEX_FILE);
         if !index_path.exists() {
@@ -65,7 +54,7 @@ impl Weights {
             if Path::new(file).file_name() != Some(file.as_ref()) {
                 return Err(Error::model(&index_path, format!("`{file}` is not the name of a file in this folder")));
             }
-            shards.push(Shard::map(folder.join(file))?);
+            shards.push(Shard::open(folder.join(file))?);
         }
         let weights = Self::new(shards)?;
         for (name, file) in &index.weight_map {
@@ -82,8 +71,7 @@ impl Weights {
 
     /// The weights in the bytes of one safetensors file.
     pub(super) fn from_bytes(bytes: Vec<u8>, origin: &Path) -> Result<Self> {
-        let data = BufferedSafetensors::new(bytes).map_err(|e| invalid(origin, &e))?;
-        Self::new(vec![Shard { path: origin.to_owned(), data: ShardData::Buffered(data) }])
+        Self::new(vec![Shard::from_bytes(bytes, origin)?])
     }
 
     fn new(shards: Vec<Shard>) -> Result<Self> {
@@ -105,7 +93,8 @@ impl Weights {
 
     /// The dtype that the tensors are stored in, if it is one models compute in; that of the first where they differ.
     pub(super) fn dtype(&self) -> Option<DType> {
-        let dtypes = self.names().filter_map(|name| DType::try_from(self.view(name).ok()?.1.dtype()).ok());
+        let dtypes =
+            self.names().filter_map(|name| DType::try_from(self.shard(name).ok()?.info(name).ok()?.dtype).ok());
         dtypes.into_iter().find(DType::is_float)
     }
 
@@ -119,61 +108,22 @@ impl Weights {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn view(&self, name: &str) -> Result<(&Shard, TensorView<'_>)> {
+    fn shard(&self, name: &str) -> Result<&Shard> {
         let shard = self.routing.get(name).map(|i| &self.shards[*i]);
-        let shard = shard.ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
-        Ok((shard, shard.view(name)?))
+        shard.ok_or_else(|| Error::MissingTensor(name.to_owned()))
     }
 
     /// Reads a tensor. Its shape is compared with the header first, so a wrong one costs no memory.
     fn load(&self, name: &str, expected: Option<&Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
-        let (shard, view) = self.view(name)?;
-        let found = Shape::from(view.shape());
+        let shard = self.shard(name)?;
+        let found = Shape::from(shard.info(name)?.shape.as_slice());
         if let Some(expected) = expected.filter(|expected| **expected != found) {
             return Err(Error::ShapeMismatch { key: name.to_owned(), expected: expected.clone(), found });
         }
-        let stored = view.dtype();
-        if !matches!(DType::try_from(stored), Ok(DType::F64 | DType::F32 | DType::F16 | DType::BF16)) {
-            let message =
-                format!("`{name}` is stored as {stored:?}; supported: F32, F16, BF16, F64 (quantized weights are not)");
-            return Err(Error::model(&shard.path, message));
-        }
-        let tensor = view.load(device)?.to_dtype(dtype)?;
+        let tensor = shard.load(name, device)?.to_dtype(dtype)?;
         self.read().insert(name.to_owned());
         Ok(tensor)
     }
-}
-
-impl Shard {
-    fn map(path: PathBuf) -> Result<Self> {
-        // Opened here as well for an error that says what the operating system said.
-        File::open(&path).map_err(|e| Error::io("read", &path, e))?;
-        // SAFETY: the map is read-only, and the header was checked against the file's length. The caller's part of the contract is
-        // the usual one of mapped weights: the file is not truncated or rewritten in place while the model loads. Writers in this
-        // workspace replace files by renaming, which leaves a mapped file whole.
-        let mapped = unsafe { MmapedSafetensors::new(&path) };
-        let data = ShardData::Mapped(mapped.map_err(|e| invalid(&path, &e))?);
-        Ok(Self { path, data })
-    }
-
-    fn names(&self) -> Vec<String> {
-        let tensors = match &self.data {
-            ShardData::Mapped(file) => file.tensors(),
-            ShardData::Buffered(file) => file.tensors(),
-        };
-        tensors.into_iter().map(|(name, _)| name).collect()
-    }
-
-    fn view(&self, name: &str) -> Result<TensorView<'_>> {
-        Ok(match &self.data {
-            ShardData::Mapped(file) => file.get(name)?,
-            ShardData::Buffered(file) => file.get(name)?,
-        })
-    }
-}
-
-fn invalid(path: &Path, error: &candle_core::Error) -> Error {
-    Error::Safetensors { path: path.to_owned(), message: error.to_string() }
 }
 
 impl SimpleBackend for &Weights {
