@@ -4,43 +4,32 @@
 Needs Python and cargo; the packages for PEFT's part are installed into a virtual environment unless one is given.
 """
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from harness import ROOT, environment, run, target  # noqa: E402
+from harness import ROOT, parser, run, target, workplace  # noqa: E402
 
 ADAPTER = {"r": 2, "u": 13, "weight_tying": 1.0, "target_modules": "all-linear", "init_weights": "uniform"}
 RUNS = 5
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", metavar="DIR", type=Path, required=True, help="folder of a Llama model")
-    parser.add_argument("--python", metavar="BIN", type=Path,
-                        help="a Python that has PEFT, torch and transformers [default: one made in --work]")
-    parser.add_argument("--work", metavar="DIR", type=Path, help="keep adapters and results.json here")
-    parser.add_argument("--release", action="store_true", help="build candle-peft with --release")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of either side")
-    return parser.parse_args()
+    options = parser(__doc__, "folder of a Llama model")
+    options.add_argument("--release", action="store_true", help="build candle-peft with --release")
+    return options.parse_args()
 
 
 def main():
     args = arguments()
-    os.environ.update(RAYON_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE="1")
-    with tempfile.TemporaryDirectory() as scratch:
-        work = (args.work or Path(scratch)).resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        python = args.python or environment(work / "venv")
+    with workplace(args) as (work, python):
         command, library = build(args.release)
         adapter = work / "tinylora"
         if not adapter.exists():

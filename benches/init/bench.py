@@ -5,40 +5,29 @@ Needs Python and cargo; the packages for PEFT's part are installed into a virtua
 with its own weights, whose singular values fall, and with Gaussian ones of the same shapes, whose do not.
 """
 
-import argparse
 import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from harness import ROOT, environment, run, target  # noqa: E402
+from harness import ROOT, parser, run, target, workplace  # noqa: E402
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", metavar="DIR", type=Path, required=True, help="folder of a Llama model in f32, one file of weights")
-    parser.add_argument("--python", metavar="BIN", type=Path,
-                        help="a Python that has PEFT, torch and transformers [default: one made in --work]")
-    parser.add_argument("--work", metavar="DIR", type=Path, help="keep adapters and results.json here")
-    parser.add_argument("--runs", type=int, default=3, help="runs of either side")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of either side")
-    return parser.parse_args()
+    options = parser(__doc__, "folder of a Llama model in f32, one file of weights")
+    options.add_argument("--runs", type=int, default=3, help="runs of either side")
+    return options.parse_args()
 
 
 def main():
     args = arguments()
-    os.environ.update(RAYON_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE="1")
-    with tempfile.TemporaryDirectory() as scratch:
-        work = (args.work or Path(scratch)).resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        python = args.python or environment(work / "venv")
+    with workplace(args) as (work, python):
         subprocess.run(["cargo", "build", "--workspace", "--example", "bench_init", "--bench", "truncated_svd"], cwd=ROOT, check=True)
         gaussian = work / "gaussian"
         if not gaussian.exists():

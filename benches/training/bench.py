@@ -4,45 +4,34 @@
 Needs Python and cargo; the packages for PyTorch's part are installed into a virtual environment unless one is given.
 """
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from harness import ROOT, environment, run, target  # noqa: E402
+from harness import ROOT, parser, run, target, workplace  # noqa: E402
 
 CASES = ["tinylora", "lora", "lora-all"]
 SHAPES = ["1x128", "4x256", "1x2048"]
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", metavar="DIR", type=Path, required=True, help="folder of a Llama model")
-    parser.add_argument("--python", metavar="BIN", type=Path,
-                        help="a Python that has PEFT, torch and transformers [default: one made in --work]")
-    parser.add_argument("--work", metavar="DIR", type=Path, help="keep results.json here")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BxL", help="batch sizes and lengths in tokens")
-    parser.add_argument("--steps", type=int, default=5, help="steps of a run; the first is not counted")
-    parser.add_argument("--runs", type=int, default=3, help="runs of either side")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of either side")
-    return parser.parse_args()
+    options = parser(__doc__, "folder of a Llama model")
+    options.add_argument("--cases", nargs="+", choices=CASES, default=CASES, metavar="CASE", help=", ".join(CASES))
+    options.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BxL", help="batch sizes and lengths in tokens")
+    options.add_argument("--steps", type=int, default=5, help="steps of a run; the first is not counted")
+    options.add_argument("--runs", type=int, default=3, help="runs of either side")
+    return options.parse_args()
 
 
 def main():
     args = arguments()
-    os.environ.update(RAYON_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE="1")
-    with tempfile.TemporaryDirectory() as scratch:
-        work = (args.work or Path(scratch)).resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        python = args.python or environment(work / "venv")
+    with workplace(args) as (work, python):
         subprocess.run(["cargo", "build", "--workspace", "--example", "bench_training"], cwd=ROOT, check=True)
         rows = [measure(case, shape, python, args) for case in args.cases for shape in args.shapes]
         facts = {"base": str(args.base), "threads": args.threads, "load": os.getloadavg()[0]}

@@ -10,7 +10,7 @@ pub use error::PretrainedError;
 use crate::{Adapter, AdapterConfig, Error, PeftModel, Registry, TinyLlama};
 use candle_core::{DType, Device};
 use peft_core::checkpoint::{CONFIG_FILE, DEFAULT_ADAPTER, read_config_text};
-use peft_hub::{Hub, Part, Progress, RepoRef, Snapshot, Source};
+use peft_hub::{Hub, Part, Progress, Snapshot, Source};
 use peft_models::CausalLm;
 use std::path::Path;
 use std::sync::Arc;
@@ -181,12 +181,7 @@ impl Pretrained {
     /// # Errors
     /// As [`Hub::get`].
     pub fn folder(&self, source: &str, part: Part) -> Result<Snapshot, PretrainedError> {
-        match Source::parse(source)? {
-            Source::Repo(repo) => self.fetch(&repo, part),
-            // Nothing of the environment is needed then, so nothing of it can be wrong.
-            Source::Folder(folder) => Ok(Snapshot::of_folder(folder)),
-            _ => Ok(self.hub()?.get(source, part)?),
-        }
+        self.find(Source::parse(source)?, part)
     }
 
     /// The folder of a base model: the one that is given, or the one that an adapter names, at the revision that it names.
@@ -208,13 +203,15 @@ impl Pretrained {
         if name == TinyLlama::NAME {
             return self.base(&name, part);
         }
-        match (Source::parse(&name).map_err(lost)?, meta.revision) {
-            (Source::Repo(repo), Some(revision)) => {
-                let repo = repo.at(&revision).map_err(lost)?;
-                Ok(BaseFolder::of(self.fetch(&repo, part).map_err(|e| lost_hub(e, lost))?))
-            }
-            _ => Ok(BaseFolder::of(self.folder(&name, part).map_err(|e| lost_hub(e, lost))?)),
-        }
+        let source = match (Source::parse(&name).map_err(lost)?, meta.revision) {
+            (Source::Repo(repo), Some(revision)) => Source::Repo(repo.at(&revision).map_err(lost)?),
+            (source, _) => source,
+        };
+        let found = self.find(source, part).map_err(|error| match error {
+            PretrainedError::Hub(error) => lost(error),
+            other => other,
+        });
+        Ok(BaseFolder::of(found?))
     }
 
     /// The folder of a base model. The embedded Llama's name is [`TinyLlama::NAME`].
@@ -229,20 +226,17 @@ impl Pretrained {
         }
     }
 
-    fn fetch(&self, repo: &RepoRef, part: Part) -> Result<Snapshot, PretrainedError> {
-        Ok(self.hub()?.fetch(repo, part)?)
+    fn find(&self, source: Source, part: Part) -> Result<Snapshot, PretrainedError> {
+        match source {
+            // Nothing of the environment is needed then, so nothing of it can be wrong.
+            Source::Folder(folder) => Ok(Snapshot::of_folder(folder)),
+            Source::Repo(repo) => Ok(self.hub()?.fetch(&repo, part)?),
+        }
     }
 
     fn config(&self, adapter: &Snapshot) -> Result<AdapterConfig, Error> {
         let path = adapter.path().join(CONFIG_FILE);
         let text = read_config_text(&path)?;
         self.registry.parse(&text).map_err(|e| e.at(path.display().to_string()))
-    }
-}
-
-fn lost_hub(error: PretrainedError, lost: impl Fn(peft_hub::Error) -> PretrainedError) -> PretrainedError {
-    match error {
-        PretrainedError::Hub(error) => lost(error),
-        other => other,
     }
 }

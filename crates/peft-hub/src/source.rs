@@ -12,7 +12,6 @@ const LONGEST_NAME: usize = 96;
 
 /// Where a model or adapter is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Source {
     /// A folder.
     Folder(PathBuf),

@@ -46,16 +46,17 @@ pub fn linear_cross_entropy(
     }
 
     let rows = FEWEST_ROWS.max(LOGITS / vocabulary.max(1));
-    let detached = hidden.detach();
+    let (detached, weight) = (hidden.detach(), weight.detach());
+    let out_in = layout.out_in(&weight)?;
     let (mut losses, mut gradients) = (vec![], vec![]);
     for start in (0..positions).step_by(rows) {
         let len = rows.min(positions - start);
-        let logits = linear(&detached.narrow(0, start, len)?, &weight.detach(), layout, bias)?;
+        let logits = linear(&detached.narrow(0, start, len)?, &weight, layout, bias)?;
         let (loss, saved) = SoftmaxMinusOneHot::forward(logits, targets.range(start, len))?;
         let loss = loss.into_tensor();
         if hidden.track_op() {
             let dlogits = saved.gradient(&loss.ones_like()?)?;
-            gradients.push(matmul(&dlogits, &layout.out_in(&weight.detach())?)?.into_tensor());
+            gradients.push(matmul(&dlogits, &out_in)?.into_tensor());
         }
         losses.push(loss);
     }

@@ -15,8 +15,8 @@ pub(super) fn post(request: &Request, path: &str, state: &mut State, shared: &Sh
     if path == "/api/repos/create" {
         return create(&request.json(), state);
     }
-    if let Some((name, _)) = around(path, ".git/info/lfs/objects/batch") {
-        return batch(name, &request.json(), state, shared);
+    if path.ends_with(".git/info/lfs/objects/batch") {
+        return batch(&request.json(), state, shared);
     }
     if let Some(oid) = path.strip_prefix("/lfs/complete/") {
         return complete(oid, &request.json(), state);
@@ -58,7 +58,7 @@ fn preupload(asked: &Value) -> Response {
     Response::json(&json!({ "files": files.iter().map(mode).collect::<Vec<_>>() }))
 }
 
-fn batch(_name: &str, asked: &Value, state: &State, shared: &Shared) -> Response {
+fn batch(asked: &Value, state: &State, shared: &Shared) -> Response {
     let objects = asked["objects"].as_array().cloned().unwrap_or_default();
     let answer = |object: &Value| {
         let oid = object["oid"].as_str().unwrap_or_default();
