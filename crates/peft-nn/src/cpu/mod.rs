@@ -1,6 +1,7 @@
 //! What the CPU kernels share: element types, access to a tensor's elements, and loops over rows.
 
 mod element;
+pub(crate) mod gemm;
 mod loops;
 mod read;
 
