@@ -53,7 +53,7 @@ pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu_new::gelu_new;
 pub use layer_norm::layer_norm;
-pub use linear::{WeightLayout, linear};
+pub use linear::{LowRank, WeightLayout, linear, linear_low_rank};
 pub use mul_frozen::mul_frozen;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
