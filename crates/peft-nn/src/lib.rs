@@ -31,6 +31,7 @@
 
 mod attention;
 mod checks;
+mod combination;
 mod cpu;
 mod cross_entropy;
 mod div_frozen;
@@ -48,6 +49,7 @@ mod swiglu;
 mod testing;
 
 pub use attention::{AttentionOptions, attention};
+pub use combination::combination;
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;

@@ -39,6 +39,13 @@ impl LowRank {
         self
     }
 
+    /// Whether the dtypes are ones that go with an input of this one.
+    pub fn fits(&self, input: DType) -> bool {
+        let of_a = self.a.dtype();
+        let beside = of_a == DType::F32 && matches!(input, DType::BF16 | DType::F16);
+        (of_a == input || beside) && self.tensors().all(|(_, tensor)| tensor.dtype() == of_a)
+    }
+
     /// The tensors there are, by the names of their fields.
     fn tensors(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
         [("a", Some(&self.a)), ("b", Some(&self.b)), ("mixing", self.mixing.as_ref())]
@@ -56,17 +63,10 @@ impl LowRank {
         if let Some(mixing) = &self.mixing {
             ensure_shape(op, "`mixing` of a low-rank change", mixing, &[r, r])?;
         }
-        let wide = input != DType::F64;
-        for (name, tensor) in self.tensors() {
-            let dtype = tensor.dtype();
-            if dtype != self.a.dtype() || !(dtype == input || wide && dtype == DType::F32) {
-                bail!(
-                    "{op}: `{name}` of a low-rank change is {} but `a` is {} and the input is {}",
-                    dtype.as_str(),
-                    self.a.dtype().as_str(),
-                    input.as_str()
-                );
-            }
+        if !self.fits(input) {
+            let dtypes: Vec<_> =
+                self.tensors().map(|(name, tensor)| format!("{name} {}", tensor.dtype().as_str())).collect();
+            bail!("{op}: a low-rank change of {} does not go with an input of {}", dtypes.join(", "), input.as_str());
         }
         Ok(())
     }

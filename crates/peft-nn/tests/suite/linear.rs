@@ -112,7 +112,7 @@ fn a_wrong_low_rank_change_is_an_error() {
     );
     let half = b.to_dtype(DType::F32).unwrap();
     assert!(
-        apply(&LowRank::new(a, half)).contains("`b` of a low-rank change is f32 but `a` is f64 and the input is f64")
+        apply(&LowRank::new(a, half)).contains("a low-rank change of a f64, b f32 does not go with an input of f64")
     );
 }
 
