@@ -30,6 +30,7 @@
 //! ```
 
 mod attention;
+mod checkpoint;
 mod checks;
 mod cpu;
 mod cross_entropy;
@@ -48,10 +49,12 @@ mod swiglu;
 mod testing;
 
 pub use attention::{AttentionOptions, attention};
+pub use checkpoint::{checkpoint, remembered};
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu_new::gelu_new;
+pub use graph::{backward, backward_with};
 pub use layer_norm::layer_norm;
 pub use linear::{WeightLayout, linear};
 pub use mul_frozen::mul_frozen;
