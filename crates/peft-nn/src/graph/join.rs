@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::candle::Output;
 use super::node::{Input, Node};
-use super::paused::is_paused;
+use super::paused::only_noted;
 use super::value::Value;
 
 /// The gradient of an operator with `N` inputs. The implementor holds, detached, what it saved for the backward.
@@ -36,7 +36,8 @@ pub(crate) fn join<const N: usize, B: Backward<N>>(
     backward: B,
 ) -> Result<Tensor> {
     let wanted = inputs.map(|input| input.is_some_and(is_wanted));
-    let tracked: Vec<&Tensor> = inputs.into_iter().flatten().filter(|input| is_wanted(input)).collect();
+    let tracked = inputs.into_iter().zip(wanted).filter_map(|(input, wanted)| input.filter(|_| wanted));
+    let tracked: Vec<&Tensor> = tracked.collect();
     join_tracked(B::NAME, &tracked, value, B::READS_OUTPUT, Box::new(OfWanted { wanted, backward }))
 }
 
@@ -52,7 +53,7 @@ pub(crate) fn join_all(
 }
 
 fn is_wanted(input: &Tensor) -> bool {
-    input.track_op() && !is_paused()
+    input.track_op() && !only_noted(input)
 }
 
 fn join_tracked(

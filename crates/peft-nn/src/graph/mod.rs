@@ -25,5 +25,5 @@ mod value;
 
 pub use backward::{backward, backward_with};
 pub(crate) use join::{Backward, Gradients, join, join_all};
-pub(crate) use paused::{paused, resumed};
+pub(crate) use paused::{only_noted, paused, resumed};
 pub(crate) use value::{Value, broadcast_add, matmul};

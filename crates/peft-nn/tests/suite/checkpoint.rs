@@ -20,7 +20,7 @@ fn block(x: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
 
 fn checkpointed(x: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
     let (held_up, held_down) = (up.clone(), down.clone());
-    checkpoint(x, &[up, down], move |x| block(x, &held_up, &held_down))
+    checkpoint(x, move |x| block(x, &held_up, &held_down))
 }
 
 proptest! {
@@ -35,7 +35,7 @@ proptest! {
         // Two, with shared parameters, within another.
         check_gradients(&[x, up, down], |v| {
             let (up, down) = (v[1].clone(), v[2].clone());
-            checkpoint(&v[0], &[&v[1], &v[2]], move |x| checkpointed(&checkpointed(x, &up, &down)?, &up, &down))
+            checkpoint(&v[0], move |x| checkpointed(&checkpointed(x, &up, &down)?, &up, &down))
         });
     }
 }
@@ -64,7 +64,7 @@ fn the_function_runs_once_forward_and_once_for_each_pass_back() {
     let x = var((2, 2), 1);
     let runs = Arc::new(AtomicUsize::new(0));
     let counter = runs.clone();
-    let y = checkpoint(&x, &[], move |x| {
+    let y = checkpoint(&x, move |x| {
         counter.fetch_add(1, Ordering::Relaxed);
         swiglu(x, x)
     });
@@ -78,7 +78,7 @@ fn the_function_runs_once_forward_and_once_for_each_pass_back() {
 #[test]
 fn nothing_tracked_records_nothing() {
     let x = random((2, 2), 1);
-    assert!(!checkpoint(&x, &[&x], |x| swiglu(x, x)).unwrap().track_op());
+    assert!(!checkpoint(&x, |x| swiglu(x, x)).unwrap().track_op());
 }
 
 /// Keeps elements by bits that it takes from a counter, as dropout does.
@@ -95,10 +95,10 @@ fn what_was_drawn_at_random_is_drawn_again() {
     let state = Arc::new(AtomicU64::new(0));
     let step = |x: &Tensor, nested: bool| {
         let state = state.clone();
-        checkpoint(x, &[], move |x| {
+        checkpoint(x, move |x| {
             let y = drops(x, &state)?;
             let inner = state.clone();
-            let y = if nested { checkpoint(&y, &[], move |y| drops(y, &inner))? } else { drops(&y, &inner)? };
+            let y = if nested { checkpoint(&y, move |y| drops(y, &inner))? } else { drops(&y, &inner)? };
             drops(&y, &state)
         })
     };
@@ -122,33 +122,43 @@ fn what_was_drawn_at_random_is_drawn_again() {
 #[test]
 fn what_cannot_be_right_is_an_error() {
     let (x, w) = (var((2, 2), 1), var((2, 2), 2));
-    let computed = (w.as_tensor() * 2.0).unwrap();
-    let message = error(checkpoint(&x, &[&computed], |x| swiglu(x, x)));
-    assert!(message.contains("is the result of a computation, expected a variable"), "{message}");
-
-    let y = checkpoint(&x, &[&w], |x| swiglu(x, x)).unwrap();
-    let message = error(backward(&y));
-    assert!(message.contains("checkpoint: no gradient reached parameter 0 of shape [2, 2]"), "{message}");
+    let held = w.clone();
+    let y = checkpoint(&x, move |x| {
+        swiglu(x, &held)?;
+        swiglu(x, x)
+    });
+    let message = error(backward(&y.unwrap()));
+    assert!(message.contains("checkpoint: no gradient reached a variable of shape [2, 2]"), "{message}");
 
     let held = w.clone();
-    let y = checkpoint(&x, &[], move |_| swiglu(&held, &held)).unwrap();
+    let y = checkpoint(&x, move |_| swiglu(&held, &held)).unwrap();
     let message = error(backward(&y));
     assert!(message.contains("checkpoint: no gradient reached the input of shape [2, 2]"), "{message}");
 
-    let held = w.clone();
-    let y = checkpoint(&x, &[], move |x| swiglu(x, &held)).unwrap();
-    let message = error(backward(&y));
-    assert!(message.contains("gradients of shapes [[2, 2]] belong to variables that are not among"), "{message}");
+    let (held, runs) = (w.clone(), AtomicUsize::new(0));
+    let y = checkpoint(&x, move |x| match runs.fetch_add(1, Ordering::Relaxed) {
+        0 => swiglu(x, x),
+        _ => swiglu(x, &held),
+    });
+    let message = error(backward(&y.unwrap()));
+    assert!(
+        message.contains("gradients of shapes [[2, 2]] belong to variables that were not read before"),
+        "{message}"
+    );
 
     let runs = AtomicUsize::new(0);
-    let y = checkpoint(&x, &[], move |x| {
-        if runs.fetch_add(1, Ordering::Relaxed) == 0 { x.sum(0) } else { x.sum(1)?.narrow(0, 0, 1) }
-    });
+    let y =
+        checkpoint(
+            &x,
+            move |x| {
+                if runs.fetch_add(1, Ordering::Relaxed) == 0 { x.sum(0) } else { x.sum(1)?.narrow(0, 0, 1) }
+            },
+        );
     let message = error(backward(&y.unwrap()));
     assert!(message.contains("checkpoint: the result was F64 [2] and is F64 [1] again"), "{message}");
 
     let runs = AtomicUsize::new(0);
-    let y = checkpoint(&x, &[], move |x| {
+    let y = checkpoint(&x, move |x| {
         for _ in 0..runs.fetch_add(1, Ordering::Relaxed) {
             remembered(|| 0)?;
         }
@@ -161,8 +171,32 @@ fn what_cannot_be_right_is_an_error() {
 #[test]
 fn an_error_of_the_function_is_handed_on_and_leaves_nothing_behind() {
     let x = var((2, 2), 1);
-    let message = error(checkpoint(&x, &[], |_| candle_core::bail!("no such thing")));
+    let message = error(checkpoint(&x, |_| candle_core::bail!("no such thing")));
     assert!(message.contains("no such thing"), "{message}");
     // Recording goes on.
     assert!(swiglu(&x, &x).unwrap().track_op());
+}
+
+#[test]
+fn variables_are_found_wherever_they_are_read() {
+    let vars: Vec<Var> = (0..6).map(|seed| var((2, 2), seed)).collect();
+    let x = var((2, 2), 9);
+    // Read by an operator, by candle before an operator, by candle around the last one, within another, and twice.
+    let f = |x: &Tensor, v: &[Var]| {
+        let y = swiglu(x, &v[0])?;
+        let y = swiglu(&y, &(v[1].sin()? * v[2].as_tensor())?)?;
+        let inner = v[3].clone();
+        let y = checkpoint(&y, move |y| swiglu(&swiglu(y, &inner)?, &inner))?;
+        (y + v[4].as_tensor())? * v[5].cos()?
+    };
+    let plain = f(&x, &vars).unwrap();
+    let held = vars.clone();
+    let y = checkpoint(&x, move |x| f(x, &held)).unwrap();
+    let expected = plain.backward().unwrap();
+    for grads in [backward(&y).unwrap(), y.backward().unwrap()] {
+        assert_eq!(grads.get_ids().count(), 7);
+        for var in vars.iter().chain([&x]) {
+            assert_close(grads.get(var).unwrap(), expected.get(var).unwrap(), 1e-14);
+        }
+    }
 }

@@ -47,7 +47,7 @@ fn apply((kind, from): Step, values: &[Tensor], weight: &Var, ours: bool) -> Res
         }
         _ if ours => {
             let held = weight.clone();
-            checkpoint(a, &[weight], move |x| swiglu(x, &linear(x, &held, WeightLayout::InOut, None)?))
+            checkpoint(a, move |x| swiglu(x, &linear(x, &held, WeightLayout::InOut, None)?))
         }
         _ => a.silu()? * a.matmul(weight.as_tensor())?,
     }
