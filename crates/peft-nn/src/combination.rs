@@ -69,6 +69,7 @@ fn backward_typed<T: Element>(grad: &Tensor, p: &Tensor) -> Result<Value> {
 
 impl Backward<1> for Combination {
     const NAME: &'static str = NAME;
+    const READS_OUTPUT: bool = false;
 
     fn backward(&self, _output: &Tensor, grad: &Tensor, _wanted: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         if grad.device().is_cpu() && grad.dtype() != DType::F64 {

@@ -30,6 +30,7 @@
 //! ```
 
 mod attention;
+mod checkpoint;
 mod checks;
 mod combination;
 mod cpu;
@@ -49,11 +50,13 @@ mod swiglu;
 mod testing;
 
 pub use attention::{AttentionOptions, attention};
+pub use checkpoint::{checkpoint, remembered};
 pub use combination::combination;
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu_new::gelu_new;
+pub use graph::{backward, backward_with};
 pub use layer_norm::layer_norm;
 pub use linear::{LowRank, WeightLayout, linear, linear_low_rank};
 pub use mul_frozen::mul_frozen;

@@ -118,6 +118,7 @@ impl Linear {
 
 impl Backward<6> for Linear {
     const NAME: &'static str = NAME;
+    const READS_OUTPUT: bool = false;
 
     fn backward(&self, output: &Tensor, grad: &Tensor, wanted: [bool; 6]) -> Result<[Option<Tensor>; 6]> {
         let (rows, in_features) = self.x.dims2()?;
