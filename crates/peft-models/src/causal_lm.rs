@@ -1,7 +1,7 @@
 //! What all causal language models share, and one of any kind.
 
 use crate::files::{self, Companions, ModelFiles};
-use crate::{ForwardOptions, Gpt2, KvCache, Llama};
+use crate::{Activations, ForwardOptions, Gpt2, KvCache, Llama};
 use candle_core::{DType, Device, Module, Tensor};
 use peft_core::nn::Linear;
 use peft_core::{Adaptable, Host, Result, Walk, WalkMut};
@@ -57,6 +57,15 @@ pub trait CausalLanguageModel: Adaptable + Debug + Send + Sync {
         let inference = options.cache.is_some();
         let logits = self.head().forward(&self.hidden(input_ids, options)?)?;
         Ok(if inference { logits.detach() } else { logits })
+    }
+
+    /// The bytes that a training step over `(batch, seq)` tokens keeps of each block for its backward, or `None` when the model
+    /// does not say; its blocks are all kept then.
+    ///
+    /// An estimate from the shapes, of a model in training from the first block on: the results of operators that a later
+    /// backward reads or that candle's graph holds. What adapters keep comes on top.
+    fn activations(&self, _batch: usize, _seq: usize) -> Option<Activations> {
+        None
     }
 
     /// An empty cache for this model; see [`ForwardOptions::with_cache`].
@@ -161,6 +170,10 @@ impl CausalLanguageModel for CausalLm {
 
     fn hidden(&self, input_ids: &Tensor, options: ForwardOptions<'_>) -> candle_core::Result<Tensor> {
         on_model!(self, model => model.hidden(input_ids, options))
+    }
+
+    fn activations(&self, batch: usize, seq: usize) -> Option<Activations> {
+        on_model!(self, model => model.activations(batch, seq))
     }
 
     fn head(&self) -> &Linear {

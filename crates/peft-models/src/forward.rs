@@ -1,6 +1,6 @@
 //! What a caller may ask of a forward pass.
 
-use crate::KvCache;
+use crate::{Checkpointing, KvCache};
 use candle_core::Tensor;
 
 /// The positions of a sequence that logits are computed for.
@@ -33,6 +33,7 @@ pub struct ForwardOptions<'a> {
     pub(crate) logits: LogitPositions,
     pub(crate) is_token: Option<Tensor>,
     pub(crate) cache: Option<&'a mut KvCache>,
+    pub(crate) checkpointing: Checkpointing,
 }
 
 impl<'a> ForwardOptions<'a> {
@@ -67,6 +68,12 @@ impl<'a> ForwardOptions<'a> {
     #[must_use]
     pub fn with_cache(mut self, cache: &'a mut KvCache) -> Self {
         self.cache = Some(cache);
+        self
+    }
+    /// Keeps only some activations for the backward, and computes the others again. A pass with a cache has none to keep.
+    #[must_use]
+    pub fn with_checkpointing(mut self, checkpointing: Checkpointing) -> Self {
+        self.checkpointing = checkpointing;
         self
     }
 }

@@ -39,6 +39,11 @@ pub(crate) fn layer_norm(width: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<
     Ok(LayerNorm::new(weight, Some(bias(width, vb)?), eps))
 }
 
+/// A residual connection: what a layer adds to its input.
+pub(crate) fn residual(x: &Tensor, change: &Tensor) -> Result<Tensor> {
+    x + change
+}
+
 /// The output head: a weight of its own, or the very tensor of the token embedding when the two are tied.
 pub(crate) fn output_head(tied: bool, embedding: &Embedding, stdev: f64, vb: &VarBuilder<'_>) -> Result<Linear> {
     let head = if tied {

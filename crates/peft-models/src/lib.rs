@@ -21,8 +21,10 @@
 //! # Ok(()) }
 //! ```
 
+mod blocks;
 mod cache;
 mod causal_lm;
+mod checkpointing;
 mod fields;
 mod files;
 mod forward;
@@ -34,6 +36,7 @@ mod sequence;
 
 pub use cache::KvCache;
 pub use causal_lm::{CausalLanguageModel, CausalLm, ModelShape, load_model};
+pub use checkpointing::{Activations, Checkpointing};
 pub use files::{Companions, ModelFiles};
 pub use forward::{ForwardOptions, LogitPositions};
 pub use gpt2::{Gpt2, Gpt2Config};

@@ -1,6 +1,6 @@
 //! One forward pass over a batch: where its tokens stand, what they see, and which of them are asked for.
 
-use crate::{ForwardOptions, KvCache, LogitPositions};
+use crate::{Checkpointing, ForwardOptions, KvCache, LogitPositions};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use peft_nn::{AttentionOptions, attention};
 use std::ops::Range;
@@ -24,6 +24,7 @@ pub(crate) struct Sequence<'a> {
     cache: Option<&'a mut KvCache>,
     /// Of all columns, cached ones included, where any padding is marked.
     is_token: Option<Vec<Vec<bool>>>,
+    checkpointing: Checkpointing,
 }
 
 impl<'a> Sequence<'a> {
@@ -35,7 +36,7 @@ impl<'a> Sequence<'a> {
         if batch == 0 || seq == 0 {
             bail!("the token ids are empty: {:?}", input_ids.dims());
         }
-        let ForwardOptions { logits, is_token, cache } = options;
+        let ForwardOptions { logits, is_token, cache, checkpointing } = options;
         let past = cache.as_ref().map_or(0, |cache| cache.len());
         if seq > max_positions.saturating_sub(past) {
             let cached = if past > 0 { format!("{past} cached and {seq} new ") } else { format!("{seq} ") };
@@ -63,7 +64,7 @@ impl<'a> Sequence<'a> {
             attention = attention.with_key_padding(mask_tensor(rows, input_ids.device())?);
         }
         let positions = positions(is_token.as_deref(), past, seq);
-        Ok(Self { batch, seq, positions, attention, logits, cache, is_token })
+        Ok(Self { batch, seq, positions, attention, logits, cache, is_token, checkpointing })
     }
 
     pub(crate) fn positions(&self) -> &Positions {
@@ -78,6 +79,25 @@ impl<'a> Sequence<'a> {
         };
         let ids = ids.into_iter().map(|id| id as i64).collect();
         Tensor::from_vec(ids, (rows, self.seq), device)
+    }
+
+    /// The numbers of blocks that are computed again together, from the first on; see [`Checkpointing`].
+    pub(crate) fn segments(&self, blocks: usize) -> Vec<usize> {
+        if self.cache.is_some() { vec![] } else { self.checkpointing.segments(blocks) }
+    }
+
+    /// The same pass for blocks that run apart from it, without a cache.
+    pub(crate) fn without_cache(&self) -> Sequence<'static> {
+        Sequence {
+            batch: self.batch,
+            seq: self.seq,
+            positions: self.positions.clone(),
+            attention: self.attention.clone(),
+            logits: LogitPositions::All,
+            cache: None,
+            is_token: None,
+            checkpointing: Checkpointing::None,
+        }
     }
 
     /// Attention of one layer over the past and the new tokens; all are `(batch, heads, seq, head_dim)`.

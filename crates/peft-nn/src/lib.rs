@@ -11,6 +11,9 @@
 //! where PyTorch and transformers do. Operators with a `cpu` module run their own kernels on the CPU; the `composed`
 //! module beside it says the same in candle's operations: other devices run it, and the kernels are tested against it.
 //!
+//! [`backward()`] goes back through them with less time, memory and stack than candle's own, which gives the same
+//! gradients; [`checkpoint()`] computes activations again instead of keeping them.
+//!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
 //! use peft_nn::{WeightLayout, linear};

@@ -2,8 +2,9 @@
 
 use crate::data::{Batch, IGNORE_INDEX};
 use crate::error::{Error, Result};
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Module, Tensor};
-use peft_models::{CausalLanguageModel, ForwardOptions};
+use peft_models::{CausalLanguageModel, Checkpointing, ForwardOptions};
 use peft_nn::CrossEntropy;
 
 /// The cross-entropy of a batch: each token is predicted from those before it.
@@ -12,9 +13,10 @@ use peft_nn::CrossEntropy;
 /// [`IGNORE_INDEX`].
 #[derive(Debug, Clone)]
 pub struct NextTokenLoss {
-    /// One loss per token that has one, row by row.
+    /// Losses of positions, row by row.
     losses: CrossEntropy,
-    row_counts: Vec<usize>,
+    /// How many of them each row has.
+    row_lengths: Vec<usize>,
 }
 
 impl NextTokenLoss {
@@ -24,16 +26,28 @@ impl NextTokenLoss {
     /// # Errors
     /// When no token has a loss, or the model fails.
     pub fn of_batch(model: &(impl CausalLanguageModel + ?Sized), batch: &Batch) -> Result<Self> {
-        let hidden = model.hidden(&batch.input_ids, ForwardOptions::all())?;
-        let targets = Targets::new(&batch.labels)?;
-        let (hidden, head) = (targets.select(&hidden)?, model.head());
+        Self::of_batch_with(model, batch, Checkpointing::None)
+    }
+
+    /// As [`of_batch`](Self::of_batch), keeping only some activations of the blocks for the backward.
+    ///
+    /// # Errors
+    /// As [`of_batch`](Self::of_batch).
+    pub fn of_batch_with(
+        model: &(impl CausalLanguageModel + ?Sized),
+        batch: &Batch,
+        checkpointing: Checkpointing,
+    ) -> Result<Self> {
+        let hidden = model.hidden(&batch.input_ids, ForwardOptions::all().with_checkpointing(checkpointing))?;
+        let (targets, head) = (Targets::new(&batch.labels)?, model.head());
+        let hidden = targets.select(&hidden)?;
         match head.frozen() {
-            Some((weight, layout, bias)) => {
-                let losses =
-                    peft_nn::linear_cross_entropy(&hidden, weight, layout, bias, &targets.labels, IGNORE_INDEX)?;
-                Ok(Self { losses, row_counts: targets.row_counts })
+            Some((weight, layout, bias)) => targets
+                .losses(|labels| peft_nn::linear_cross_entropy(&hidden, weight, layout, bias, labels, IGNORE_INDEX)),
+            None => {
+                let logits = head.forward(&hidden)?;
+                targets.losses(|labels| peft_nn::cross_entropy(&logits, labels, IGNORE_INDEX))
             }
-            None => targets.loss(&head.forward(&hidden)?),
         }
     }
 
@@ -44,7 +58,7 @@ impl NextTokenLoss {
     pub fn of_logits(logits: &Tensor, labels: &Tensor) -> Result<Self> {
         let targets = Targets::new(labels)?;
         let logits = targets.select(logits)?;
-        targets.loss(&logits)
+        targets.losses(|labels| peft_nn::cross_entropy(&logits, labels, IGNORE_INDEX))
     }
 
     /// Number of tokens with a loss.
@@ -62,14 +76,23 @@ impl NextTokenLoss {
         Ok(self.losses.mean()?)
     }
 
+    /// The gradients of `scale` times the [sum](Self::sum).
+    ///
+    /// # Errors
+    /// When an operator cannot compute a gradient.
+    pub fn backward(&self, scale: f64) -> Result<GradStore> {
+        let losses = self.losses.per_token();
+        Ok(peft_nn::backward_with(losses, &losses.detach().ones_like()?.affine(scale, 0.0)?)?)
+    }
+
     /// The sum of each row, in nats, added up in f64: the rows beside it do not change it.
     pub fn row_sums(&self) -> Result<Vec<f64>> {
-        let losses =
-            self.losses.per_token().detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let losses = self.losses.per_token().detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?;
+        let losses = losses.to_vec1::<f64>()?;
         let mut rest = losses.as_slice();
-        let mut sums = Vec::with_capacity(self.row_counts.len());
-        for &count in &self.row_counts {
-            let (row, after) = rest.split_at(count.min(rest.len()));
+        let mut sums = Vec::with_capacity(self.row_lengths.len());
+        for &length in &self.row_lengths {
+            let (row, after) = rest.split_at(length.min(rest.len()));
             sums.push(row.iter().sum());
             rest = after;
         }
@@ -120,8 +143,8 @@ impl Targets {
         Ok(xs.reshape((batch * length, width))?.index_select(&self.positions, 0)?)
     }
 
-    fn loss(self, logits: &Tensor) -> Result<NextTokenLoss> {
-        let losses = peft_nn::cross_entropy(logits, &self.labels, IGNORE_INDEX)?;
-        Ok(NextTokenLoss { losses, row_counts: self.row_counts })
+    /// The losses that `of` computes for the labels of what was [selected](Self::select).
+    fn losses(self, of: impl FnOnce(&Tensor) -> candle_core::Result<CrossEntropy>) -> Result<NextTokenLoss> {
+        Ok(NextTokenLoss { losses: of(&self.labels)?, row_lengths: self.row_counts })
     }
 }

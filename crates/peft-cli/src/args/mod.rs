@@ -9,7 +9,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use values::{finite, non_negative, positive, probability};
+use values::{bytes, finite, non_negative, positive, probability};
 
 /// Train, evaluate, merge and convert adapters of language models.
 #[derive(Debug, Parser)]
@@ -165,6 +165,16 @@ pub(crate) struct TrainArgs {
     /// Batches per optimizer step
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) grad_accum: NonZeroUsize,
+
+    /// The memory that activations may take, such as 2GB: as few blocks as possible are computed again in the backward pass to keep to
+    /// it [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "checkpointing")]
+    pub(crate) activation_memory: Option<usize>,
+
+    /// Keep the input of every K-th block only, and compute the blocks again in the backward pass: less memory, more time
+    /// [default: all is kept]
+    #[arg(long, value_name = "K")]
+    pub(crate) checkpointing: Option<NonZeroUsize>,
 
     /// Scale gradients down to this norm [default: never]
     #[arg(long, value_name = "X", value_parser = positive)]

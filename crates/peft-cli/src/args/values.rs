@@ -70,3 +70,28 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
 pub(super) fn probability(text: &str) -> Result<f64, String> {
     number(text, |value| value > 0.0 && value <= 1.0, "above 0 and at most 1")
 }
+
+/// Bytes: a number with an optional unit of 1000 or, with an `i`, of 1024.
+pub(super) fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, f64); 7] =
+        [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0)];
+    let unit = UNITS.into_iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
+    let (count, unit) = unit.unwrap_or((text, 1.0));
+    let count = number(count.trim_end(), |count| count > 0.0, "a size above 0, such as 500MB or 2GB")?;
+    Ok((count * unit) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [("12", 12), ("7B", 7), ("1.5 KB", 1500), ("2MB", 2_000_000), ("1GiB", 1 << 30)] {
+            assert_eq!(bytes(text), Ok(expected));
+        }
+        for text in ["", "GB", "-1GB", "0", "2TB", "two MB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+}

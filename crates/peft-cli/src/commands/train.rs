@@ -10,12 +10,12 @@ use anyhow::Result;
 use candle_peft::Pretrained;
 use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, Layout};
 use candle_peft::hub::Part;
-use candle_peft::models::CausalLanguageModel;
+use candle_peft::models::{CausalLanguageModel, Checkpointing};
 use candle_peft::train::metrics::Metrics;
 use candle_peft::train::optim::{AdamWConfig, OptimizerConfig, SgdConfig};
 use candle_peft::train::progress::Progress;
 use candle_peft::train::schedule::ScheduleKind;
-use candle_peft::train::sft::{self, RunOptions, SftConfig, Trainer};
+use candle_peft::train::sft::{self, ActivationMemory, RunOptions, SftConfig, Trainer};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -135,6 +135,11 @@ fn sft_config(args: &TrainArgs) -> SftConfig {
         grad_clip: args.grad_clip,
         shuffle: !args.no_shuffle,
         seed: args.seed,
+        activation_memory: match (args.checkpointing, args.activation_memory) {
+            (_, Some(bytes)) => ActivationMemory::Within(bytes),
+            (Some(blocks), None) => ActivationMemory::Fixed(Checkpointing::Every(blocks.get())),
+            (None, None) => ActivationMemory::default(),
+        },
     }
 }
 

@@ -3,7 +3,8 @@
 use super::Gpt2Config;
 use super::attention::Attention;
 use super::mlp::Mlp;
-use crate::layers::layer_norm;
+use crate::blocks;
+use crate::layers::{layer_norm, residual};
 use crate::sequence::Sequence;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -30,9 +31,13 @@ impl Block {
             mlp: Mlp::new(config, &vb.pp("mlp"))?,
         })
     }
+}
 
-    pub(super) fn forward(&self, x: &Tensor, sequence: &mut Sequence<'_>) -> Result<Tensor> {
-        let x = (x + self.attn.forward(&self.ln_1.forward(x)?, sequence)?)?;
-        &x + self.mlp.forward(&self.ln_2.forward(&x)?)?
+impl blocks::Block for Block {
+    type Shared = ();
+
+    fn forward(&self, x: &Tensor, (): &(), sequence: &mut Sequence<'_>) -> Result<Tensor> {
+        let x = &residual(x, &self.attn.forward(&self.ln_1.forward(x)?, sequence)?)?;
+        residual(x, &self.mlp.forward(&self.ln_2.forward(x)?)?)
     }
 }

@@ -7,11 +7,12 @@ mod mlp;
 
 pub use config::Gpt2Config;
 
+use crate::blocks::Blocks;
 use crate::fields::Fields;
 use crate::files::{Architecture, ModelFiles};
 use crate::layers::{body, embedding, layer_norm, output_head};
 use crate::sequence::Sequence;
-use crate::{CausalLanguageModel, ForwardOptions, ModelShape};
+use crate::{Activations, CausalLanguageModel, ForwardOptions, ModelShape};
 use block::Block;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
@@ -33,7 +34,7 @@ pub struct Gpt2 {
 struct Transformer {
     wte: Embedding,
     wpe: Embedding,
-    h: Vec<Block>,
+    h: Blocks<Block>,
     ln_f: LayerNorm,
 }
 
@@ -101,11 +102,21 @@ impl CausalLanguageModel for Gpt2 {
         let mut sequence = Sequence::new(input_ids, options, self.config.n_positions)?;
         let tokens = self.transformer.wte.forward(input_ids)?;
         let positions = self.transformer.wpe.forward(&sequence.position_ids(input_ids.device())?)?;
-        let mut hidden = tokens.broadcast_add(&positions)?;
-        for block in &self.transformer.h {
-            hidden = block.forward(&hidden, &mut sequence)?;
-        }
+        let hidden = tokens.broadcast_add(&positions)?;
+        let hidden = self.transformer.h.forward(hidden, &(), &mut sequence)?;
         self.transformer.ln_f.forward(&sequence.finish(hidden)?)
+    }
+
+    /// Of each token a block keeps, in elements of the model's dtype:
+    ///
+    /// - 5 `n_embd`: two norms, the two changes of the hidden state, and the state between them;
+    /// - 11 `n_embd`: queries, keys and values as projected, apart, and in the order of heads; attended, in both orders;
+    /// - 2 `n_inner`: before and after the activation.
+    fn activations(&self, batch: usize, seq: usize) -> Option<Activations> {
+        let (width, inner) = (self.config.n_embd, self.config.n_inner());
+        let bytes = batch * seq * self.dtype().size_in_bytes();
+        let (block, input) = (bytes * (16 * width + 2 * inner), bytes * width);
+        Some(Activations { blocks: self.config.n_layer, block, input })
     }
 
     fn head(&self) -> &Linear {

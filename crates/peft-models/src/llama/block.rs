@@ -4,7 +4,8 @@ use super::LlamaConfig;
 use super::attention::Attention;
 use super::mlp::Mlp;
 use super::rope::Rotation;
-use crate::layers::rms_norm;
+use crate::blocks;
+use crate::layers::{residual, rms_norm};
 use crate::sequence::Sequence;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -31,9 +32,13 @@ impl Block {
             post_attention_layernorm: norm("post_attention_layernorm")?,
         })
     }
+}
 
-    pub(super) fn forward(&self, x: &Tensor, rotation: &Rotation, sequence: &mut Sequence<'_>) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.input_layernorm.forward(x)?, rotation, sequence)?)?;
-        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?
+impl blocks::Block for Block {
+    type Shared = Rotation;
+
+    fn forward(&self, x: &Tensor, rotation: &Rotation, sequence: &mut Sequence<'_>) -> Result<Tensor> {
+        let x = &residual(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, rotation, sequence)?)?;
+        residual(x, &self.mlp.forward(&self.post_attention_layernorm.forward(x)?)?)
     }
 }

@@ -8,11 +8,12 @@ mod rope;
 
 pub use config::{LlamaConfig, RopeScaling};
 
+use crate::blocks::Blocks;
 use crate::fields::Fields;
 use crate::files::{Architecture, ModelFiles};
 use crate::layers::{body, embedding, output_head, rms_norm};
 use crate::sequence::Sequence;
-use crate::{CausalLanguageModel, ForwardOptions, ModelShape};
+use crate::{Activations, CausalLanguageModel, ForwardOptions, ModelShape};
 use block::Block;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
@@ -57,7 +58,7 @@ pub struct Llama {
 #[derive(Clone, Debug)]
 struct LlamaModel {
     embed_tokens: Embedding,
-    layers: Vec<Block>,
+    layers: Blocks<Block>,
     norm: RmsNorm,
 }
 
@@ -124,12 +125,26 @@ impl CausalLanguageModel for Llama {
 
     fn hidden(&self, input_ids: &Tensor, options: ForwardOptions<'_>) -> candle_core::Result<Tensor> {
         let mut sequence = Sequence::new(input_ids, options, self.config.max_position_embeddings)?;
-        let mut hidden = self.model.embed_tokens.forward(input_ids)?;
+        let hidden = self.model.embed_tokens.forward(input_ids)?;
         let rotation = self.rope.tables(sequence.positions(), input_ids)?;
-        for layer in &self.model.layers {
-            hidden = layer.forward(&hidden, &rotation, &mut sequence)?;
-        }
+        let hidden = self.model.layers.forward(hidden, &rotation, &mut sequence)?;
         self.model.norm.forward(&sequence.finish(hidden)?)
+    }
+
+    /// Of each token a block keeps, in elements of the model's dtype:
+    ///
+    /// - 5 `hidden_size`: two norms, the two changes of the hidden state, and the state between them;
+    /// - 5 times the width of all queries, and as often that of all keys: projected, in the order of heads, rotated, values in
+    ///   both orders; attended, in both orders;
+    /// - 3 `intermediate_size`: gate, up, and what is made of them.
+    fn activations(&self, batch: usize, seq: usize) -> Option<Activations> {
+        let config = &self.config;
+        let (queries, keys) = (config.num_attention_heads, config.num_key_value_heads());
+        let heads = 5 * (queries + keys) * config.head_dim();
+        let block = 5 * config.hidden_size + heads + 3 * config.intermediate_size;
+        let bytes = batch * seq * self.dtype().size_in_bytes();
+        let (block, input) = (bytes * block, bytes * config.hidden_size);
+        Some(Activations { blocks: config.num_hidden_layers, block, input })
     }
 
     fn head(&self) -> &Linear {

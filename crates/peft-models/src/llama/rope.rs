@@ -12,6 +12,7 @@ pub(super) struct Rope {
 }
 
 /// The rotations of one forward pass, the same in all layers.
+#[derive(Clone)]
 pub(super) struct Rotation {
     cos: Tensor,
     sin: Tensor,

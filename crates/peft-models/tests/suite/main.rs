@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod allocations;
 mod broken_files;
 mod candle_llama;
+mod checkpointing;
 mod configs;
 mod generation;
 mod goldens;

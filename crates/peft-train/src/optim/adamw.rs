@@ -1,5 +1,6 @@
 //! AdamW.
 
+use super::elementwise::{Elementwise, Real};
 use super::state::{SavedState, key};
 use super::{Gradients, Optimizer, Trainables};
 use crate::error::{Error, Result};
@@ -73,22 +74,16 @@ impl Optimizer for AdamW {
     }
 
     fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
-        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
         let gradients = gradients.of(&self.trainables)?;
         let step = self.step + 1;
-        let step_size = lr / (1.0 - beta1.powf(step as f64));
-        let bias_correction2_sqrt = (1.0 - beta2.powf(step as f64)).sqrt();
-
+        let update = Update::new(self.config, step, lr);
         let count = gradients.len();
         let (mut values, mut exp_avg, mut exp_avg_sq) =
             (Vec::with_capacity(count), Vec::with_capacity(count), Vec::with_capacity(count));
         for (index, ((_, var), gradient)) in self.trainables.iter().zip(gradients).enumerate() {
-            let decayed = var.as_detached_tensor().affine(1.0 - lr * weight_decay, 0.0)?;
-            let (m, v) = (&self.exp_avg[index], &self.exp_avg_sq[index]);
-            let m = (m + ((gradient - m)? * (1.0 - beta1))?)?;
-            let v = ((v * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-            let denominator = v.sqrt()?.affine(1.0 / bias_correction2_sqrt, eps)?;
-            values.push((decayed - ((&m * step_size)? / denominator)?)?);
+            let var = var.as_detached_tensor();
+            let [value, m, v] = update.apply([&var, gradient, &self.exp_avg[index], &self.exp_avg_sq[index]])?;
+            values.push(value);
             exp_avg.push(m);
             exp_avg_sq.push(v);
         }
@@ -118,5 +113,61 @@ impl Optimizer for AdamW {
         saved.finish()?;
         (self.step, self.exp_avg, self.exp_avg_sq) = (step, exp_avg, exp_avg_sq);
         Ok(())
+    }
+}
+
+/// One step: from a variable, its gradient and both moments to the new variable and moments.
+struct Update {
+    /// What weight decay leaves of the variable.
+    kept: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    step_size: f64,
+    bias_correction2_sqrt: f64,
+}
+
+impl Update {
+    fn new(AdamWConfig { beta1, beta2, eps, weight_decay }: AdamWConfig, step: u64, lr: f64) -> Self {
+        Self {
+            kept: 1.0 - lr * weight_decay,
+            beta1,
+            beta2,
+            eps,
+            step_size: lr / (1.0 - beta1.powf(step as f64)),
+            bias_correction2_sqrt: (1.0 - beta2.powf(step as f64)).sqrt(),
+        }
+    }
+}
+
+impl Elementwise<4, 3> for Update {
+    #[inline(always)]
+    fn element<T: Real>(&self, [value, gradient, m, v]: [T; 4]) -> [T; 3] {
+        let number = T::from_f64;
+        let m = m + (gradient - m) * number(1.0 - self.beta1);
+        let v = v * number(self.beta2) + gradient * gradient * number(1.0 - self.beta2);
+        let denominator = v.sqrt() * number(1.0 / self.bias_correction2_sqrt) + number(self.eps);
+        [value * number(self.kept) - m * number(self.step_size) / denominator, m, v]
+    }
+
+    fn composed(&self, [value, gradient, m, v]: [&Tensor; 4]) -> candle_core::Result<[Tensor; 3]> {
+        let m = (m + ((gradient - m)? * (1.0 - self.beta1))?)?;
+        let v = ((v * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
+        let denominator = v.sqrt()?.affine(1.0 / self.bias_correction2_sqrt, self.eps)?;
+        let value = ((value * self.kept)? - ((&m * self.step_size)? / denominator)?)?;
+        Ok([value, m, v])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::elementwise::tests::assert_composed;
+
+    #[test]
+    fn one_pass_makes_the_numbers_of_the_composed_form() {
+        for (weight_decay, step) in [(0.0, 1), (0.1, 7)] {
+            assert_composed(&Update::new(AdamWConfig { weight_decay, ..AdamWConfig::default() }, step, 3e-3));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The norm of all gradients together, and clipping by it.
 
 use super::Gradients;
+use super::elementwise::{Elementwise, Times, sum_of_squares};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 
@@ -10,17 +11,10 @@ impl Gradients {
     /// # Errors
     /// Names the first variable whose gradient holds NaN or infinity.
     pub fn norm(&self) -> Result<f64> {
-        let mut squares = Vec::with_capacity(self.tensors.len());
-        for gradient in &self.tensors {
-            // In f64 a finite f32 gradient cannot overflow; Metal has no f64.
-            let dtype = if gradient.device().is_metal() { DType::F32 } else { DType::F64 };
-            squares.push(gradient.to_dtype(dtype)?.sqr()?.sum_all()?);
-        }
-        if squares.is_empty() {
-            return Ok(0.0);
-        }
-        // One transfer from the device for all of them.
-        let squares = Tensor::stack(&squares, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let squares = match self.tensors.iter().all(|gradient| gradient.device().is_cpu()) {
+            true => self.tensors.iter().map(sum_of_squares).collect::<candle_core::Result<Vec<_>>>()?,
+            false => squares_on_device(&self.tensors)?,
+        };
         let mut total = 0.0;
         for ((name, _), square) in self.iter().zip(squares) {
             if !square.is_finite() {
@@ -44,8 +38,24 @@ impl Gradients {
         let norm = self.norm()?;
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
-            self.tensors = self.tensors.iter().map(|gradient| gradient * factor).collect::<candle_core::Result<_>>()?;
+            let scaled = self.tensors.iter().map(|gradient| Times(factor).apply([gradient]).map(|[scaled]| scaled));
+            self.tensors = scaled.collect::<candle_core::Result<_>>()?;
         }
         Ok(norm)
     }
+}
+
+/// The sum of the squares of each tensor.
+fn squares_on_device(tensors: &[Tensor]) -> Result<Vec<f64>> {
+    let mut squares = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        // In f64 a finite f32 gradient cannot overflow; Metal has no f64.
+        let dtype = if tensor.device().is_metal() { DType::F32 } else { DType::F64 };
+        squares.push(tensor.to_dtype(dtype)?.sqr()?.sum_all()?);
+    }
+    if squares.is_empty() {
+        return Ok(vec![]);
+    }
+    // One transfer from the device for all of them.
+    Ok(Tensor::stack(&squares, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?)
 }

@@ -1,6 +1,7 @@
 //! Gradients summed over the micro-batches of a step.
 
 use super::Trainables;
+use super::elementwise::{Elementwise, Plus, Times};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -26,27 +27,23 @@ impl Gradients {
     /// # Errors
     /// Names the variables that the pass left without a gradient; the sum has not changed then.
     pub fn accumulate(&mut self, store: &GradStore, weight: f64) -> Result<()> {
-        let mut missing = Vec::new();
-        let mut summed = Vec::with_capacity(self.trainables.iter().len());
-        for (index, (name, var)) in self.trainables.iter().enumerate() {
-            let Some(gradient) = store.get(var) else {
-                missing.push(name.to_owned());
-                continue;
-            };
-            // Candle's gradients are tracked tensors: a sum of them would hold the graphs of every pass.
-            let mut gradient = gradient.detach();
-            if weight != 1.0 {
-                gradient = (gradient * weight)?;
-            }
-            summed.push(match self.tensors.get(index) {
-                Some(sum) => (sum + gradient)?,
-                None => gradient,
-            });
-        }
+        let found: Vec<_> = self.trainables.iter().map(|(name, var)| (name, store.get(var))).collect();
+        let missing: Vec<String> =
+            found.iter().filter(|(_, gradient)| gradient.is_none()).map(|(name, _)| (*name).to_owned()).collect();
         if !missing.is_empty() {
             return Err(peft_core::Error::MissingGradients(missing).into());
         }
-        self.tensors = summed;
+        for (index, gradient) in found.into_iter().filter_map(|(_, gradient)| gradient).enumerate() {
+            // Candle's gradients are tracked tensors: a sum of them would hold the graphs of every pass.
+            let mut gradient = gradient.detach();
+            if weight != 1.0 {
+                [gradient] = Times(weight).apply([&gradient])?;
+            }
+            match self.tensors.get_mut(index) {
+                Some(sum) => [*sum] = Plus.apply([sum, &gradient])?,
+                None => self.tensors.push(gradient),
+            }
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@
 //! for _ in 0..4 {
 //!     let loss = weight.sqr()?.sum_all()?;
 //!     let mut gradients = Gradients::new(trainables.clone());
-//!     gradients.accumulate(&loss.backward()?, 1.0)?;
+//!     gradients.accumulate(&peft_nn::backward(&loss)?, 1.0)?;
 //!     gradients.clip_norm(1.0)?;
 //!     optimizer.step(&gradients, 0.1)?;
 //! }
@@ -26,6 +26,7 @@
 
 mod adamw;
 mod clip;
+mod elementwise;
 mod gradients;
 mod sgd;
 mod state;

@@ -1,5 +1,6 @@
 //! Stochastic gradient descent.
 
+use super::elementwise::{Elementwise, Real};
 use super::state::{SavedState, key};
 use super::{Gradients, Optimizer, Trainables};
 use crate::error::{Error, Result};
@@ -63,14 +64,11 @@ impl Optimizer for Sgd {
         let (mut values, mut updates) = (Vec::with_capacity(gradients.len()), Vec::with_capacity(gradients.len()));
         for (index, ((_, var), gradient)) in self.trainables.iter().zip(gradients).enumerate() {
             let value = var.as_detached_tensor();
-            let mut update = gradient.clone();
-            if weight_decay != 0.0 {
-                update = (update + (&value * weight_decay)?)?;
-            }
-            if let Some(buffer) = self.momentum_buffer.get(index) {
-                update = ((buffer * momentum)? + update)?;
-            }
-            values.push((value - (&update * lr)?)?);
+            let [value, update] = match self.momentum_buffer.get(index) {
+                Some(buffer) => Moving { lr, weight_decay, momentum }.apply([&value, gradient, buffer])?,
+                None => Resting { lr, weight_decay }.apply([&value, gradient])?,
+            };
+            values.push(value);
             updates.push(update);
         }
         // Everything has been computed: from here on a step cannot stop half way.
@@ -95,5 +93,60 @@ impl Optimizer for Sgd {
         saved.finish()?;
         self.momentum_buffer = momentum_buffer;
         Ok(())
+    }
+}
+
+/// A step without a previous update: from a variable and its gradient to the new variable and the update.
+struct Resting {
+    lr: f64,
+    weight_decay: f64,
+}
+
+impl Elementwise<2, 2> for Resting {
+    #[inline(always)]
+    fn element<T: Real>(&self, [value, gradient]: [T; 2]) -> [T; 2] {
+        let update = gradient + value * T::from_f64(self.weight_decay);
+        [value - update * T::from_f64(self.lr), update]
+    }
+
+    fn composed(&self, [value, gradient]: [&Tensor; 2]) -> candle_core::Result<[Tensor; 2]> {
+        let update = (gradient + (value * self.weight_decay)?)?;
+        Ok([(value - (&update * self.lr)?)?, update])
+    }
+}
+
+/// A step with momentum: from a variable, its gradient and the previous update to the new variable and update.
+struct Moving {
+    lr: f64,
+    weight_decay: f64,
+    momentum: f64,
+}
+
+impl Elementwise<3, 2> for Moving {
+    #[inline(always)]
+    fn element<T: Real>(&self, [value, gradient, buffer]: [T; 3]) -> [T; 2] {
+        let decayed = gradient + value * T::from_f64(self.weight_decay);
+        let update = buffer * T::from_f64(self.momentum) + decayed;
+        [value - update * T::from_f64(self.lr), update]
+    }
+
+    fn composed(&self, [value, gradient, buffer]: [&Tensor; 3]) -> candle_core::Result<[Tensor; 2]> {
+        let decayed = (gradient + (value * self.weight_decay)?)?;
+        let update = ((buffer * self.momentum)? + decayed)?;
+        Ok([(value - (&update * self.lr)?)?, update])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::elementwise::tests::assert_composed;
+
+    #[test]
+    fn one_pass_makes_the_numbers_of_the_composed_form() {
+        for weight_decay in [0.0, 0.1] {
+            assert_composed(&Resting { lr: 3e-3, weight_decay });
+            assert_composed(&Moving { lr: 3e-3, weight_decay, momentum: 0.9 });
+        }
     }
 }

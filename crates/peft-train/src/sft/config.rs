@@ -4,6 +4,41 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::optim::{AdamWConfig, OptimizerConfig};
 use crate::schedule::{Schedule, ScheduleKind};
+use peft_models::{CausalLanguageModel, Checkpointing};
+
+/// What a step keeps of the model's blocks from the forward to the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ActivationMemory {
+    /// What this says, for every batch.
+    Fixed(Checkpointing),
+    /// As much as fits into so many bytes by the [estimate](CausalLanguageModel::activations) of the model: for each batch, as
+    /// few blocks are computed again as possible.
+    Within(usize),
+}
+
+impl Default for ActivationMemory {
+    fn default() -> Self {
+        Self::Fixed(Checkpointing::None)
+    }
+}
+
+impl ActivationMemory {
+    /// What to keep of a batch of `(rows, length)` tokens.
+    pub(super) fn checkpointing(
+        self,
+        model: &impl CausalLanguageModel,
+        (rows, length): (usize, usize),
+    ) -> Result<Checkpointing> {
+        match self {
+            Self::Fixed(checkpointing) => Ok(checkpointing),
+            Self::Within(bytes) => match model.activations(rows, length) {
+                Some(activations) => Ok(activations.within(bytes)),
+                None => Err(Error::option("activation_memory", "the model does not say what its blocks keep")),
+            },
+        }
+    }
+}
 
 /// What a [`Trainer`](super::Trainer) does.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +63,8 @@ pub struct SftConfig {
     pub shuffle: bool,
     /// The seed of shuffling and dropout.
     pub seed: u64,
+    /// What is kept from forward to backward, and what is computed again.
+    pub activation_memory: ActivationMemory,
 }
 
 /// The defaults of `transformers.TrainingArguments`, but without gradient clipping and with 100 steps in place of 3 epochs.
@@ -44,6 +81,7 @@ impl Default for SftConfig {
             grad_clip: None,
             shuffle: true,
             seed: 0,
+            activation_memory: ActivationMemory::default(),
         }
     }
 }
@@ -85,6 +123,10 @@ impl SftConfig {
         fingerprint.record("grad_clip", self.grad_clip);
         fingerprint.record("shuffle", self.shuffle);
         fingerprint.record("seed", self.seed);
+        // It changes the rounding of gradients that blocks share.
+        if self.activation_memory != ActivationMemory::default() {
+            fingerprint.record("activation_memory", format!("{:?}", self.activation_memory));
+        }
         let optimizer = serde_json::to_value(self.optimizer).map_err(peft_core::Error::from)?;
         fingerprint.record_fields("", optimizer);
         Ok(())

@@ -37,6 +37,6 @@ mod trainer;
 
 pub use crate::fingerprint::Fingerprint;
 pub use crate::state::TrainerState;
-pub use config::SftConfig;
+pub use config::{ActivationMemory, SftConfig};
 pub use run::{METRICS_FILE, RunOptions, RunSummary, STATE_FILE, run};
 pub use trainer::Trainer;

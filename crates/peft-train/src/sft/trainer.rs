@@ -116,9 +116,13 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
         let mut loss_sum = 0.0;
         for (index, batch) in micro_batches.iter().enumerate() {
             self.model.reseed(derived_seed([self.config.seed, step, index as u64]))?;
-            let sum = NextTokenLoss::of_batch(self.model.base(), batch)?.sum()?;
-            loss_sum += finite_loss(&sum, batch, step)?;
-            let store = (sum / tokens as f64)?.backward()?;
+            let checkpointing =
+                self.config.activation_memory.checkpointing(self.model.base(), batch.input_ids.dims2()?)?;
+            let loss = NextTokenLoss::of_batch_with(self.model.base(), batch, checkpointing)?;
+            loss_sum += finite_loss(&loss, batch, step)?;
+            let store = loss.backward(1.0 / tokens as f64)?;
+            // The graph goes before the next one is built.
+            drop(loss);
             if !self.audited {
                 self.model.audit_gradients(&store)?;
                 self.audited = true;
@@ -174,7 +178,7 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
         self.model.eval()?;
         let loss = NextTokenLoss::of_batch(self.model.base(), &batch);
         self.model.train()?;
-        finite_loss(&loss?.sum()?, &batch, self.step + 1).map(|_| ())
+        finite_loss(&loss?, &batch, self.step + 1).map(|_| ())
     }
 
     /// A snapshot of the run, to be saved and [restored](Self::restore).
@@ -231,8 +235,8 @@ fn scalar(tensor: &Tensor) -> Result<f64> {
 }
 
 /// The value of a summed loss.
-fn finite_loss(sum: &Tensor, batch: &Batch, step: u64) -> Result<f64> {
-    let sum = scalar(sum)?;
+fn finite_loss(loss: &NextTokenLoss, batch: &Batch, step: u64) -> Result<f64> {
+    let sum = scalar(&loss.sum()?)?;
     if sum.is_finite() {
         Ok(sum)
     } else {

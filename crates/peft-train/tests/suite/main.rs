@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../../../peft-models/tests/suite/allocations.rs"]
+mod allocations;
 mod chat;
 mod data;
 mod dataset;
@@ -9,6 +11,7 @@ mod eval;
 mod fixtures;
 mod generation;
 mod loss;
+mod memory;
 mod metrics;
 mod optim;
 mod order;
