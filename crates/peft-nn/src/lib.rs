@@ -47,7 +47,7 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
-pub use attention::{AttentionOptions, attention};
+pub use attention::{AttentionOptions, Heads, Rotary, attention, multi_head_attention};
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;

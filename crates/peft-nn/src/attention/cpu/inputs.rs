@@ -1,0 +1,118 @@
+//! What both passes read.
+
+use candle_core::Result;
+
+use super::arithmetic::{Arithmetic, Tiles};
+use super::mask::Mask;
+use super::source::{Heads, Operand, Tables};
+use crate::attention::geometry::Geometry;
+use crate::attention::node::Attention;
+use crate::cpu::{Element, read};
+
+/// The operands of one attention.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a, T: Element> {
+    pub(super) geometry: Geometry,
+    pub(super) q: Heads<'a, T>,
+    pub(super) k: Heads<'a, T>,
+    pub(super) v: Heads<'a, T>,
+    pub(super) tables: Option<Tables<'a, T::Acc>>,
+    pub(super) mask: &'a Mask<'a, T::Acc>,
+    pub(super) scale: T::Acc,
+    pub(super) tiles: Tiles,
+}
+
+/// Calls `f` with the operands borrowed. `block` is what [`Mask::new`] asks for.
+pub(super) fn with_inputs<T: Element, R>(
+    op: &Attention,
+    block: usize,
+    f: impl FnOnce(Inputs<'_, T>) -> Result<R>,
+) -> Result<R>
+where
+    T::Acc: Arithmetic,
+{
+    let geometry = op.geometry;
+    let operand = |tensor, width| Operand::of(tensor, geometry.arrangement, width);
+    let (q, k) = (operand(&op.q, geometry.head_dim)?, operand(&op.k, geometry.head_dim)?);
+    let v = operand(&op.v, geometry.value_dim)?;
+    let rotary =
+        op.rotary.as_ref().map(|(cos, sin)| Ok::<_, candle_core::Error>((read(cos)?, read(sin)?))).transpose()?;
+    let tables = match (&rotary, &op.rotary) {
+        (Some((cos, sin)), Some((shape, _))) => {
+            let half = geometry.head_dim / 2;
+            let batch = if shape.rank() == 3 { geometry.keys * half } else { 0 };
+            Some(Tables { cos: cos.as_slice()?, sin: sin.as_slice()?, half, batch })
+        }
+        _ => None,
+    };
+    let mask = Mask::new(&op.visibility, geometry.keys, block)?;
+    let (q, k, v) = (q.heads()?, k.heads()?, v.heads()?);
+    let (scale, tiles) = (T::acc(op.scale), Tiles::of::<T::Acc>());
+    f(Inputs { geometry, q, k, v, tables, mask: &mask, scale, tiles })
+}
+
+impl<T: Element> Inputs<'_, T>
+where
+    T::Acc: Arithmetic,
+{
+    /// A query, rotated and times the scale of the scores.
+    #[inline(always)]
+    pub(super) fn load_query(&self, batch: usize, head: usize, query: usize, out: &mut [T::Acc]) {
+        let row = self.q.row(batch, head, query);
+        let scale = self.scale;
+        match &self.tables {
+            None => out.iter_mut().zip(row).for_each(|(out, x)| *out = x.widen() * scale),
+            Some(tables) => {
+                widen(row, out);
+                tables.rotate::<T>(batch, self.position(query), out);
+                out.iter_mut().for_each(|x| *x *= scale);
+            }
+        }
+    }
+
+    /// A key, rotated; zeros where no query sees it, whatever it holds.
+    #[inline(always)]
+    pub(super) fn load_key(&self, batch: usize, head: usize, key: usize, out: &mut [T::Acc]) {
+        if self.mask.hides(batch, key) {
+            return out.fill(T::acc(0.0));
+        }
+        widen(self.k.row(batch, head, key), out);
+        if let Some(tables) = &self.tables {
+            tables.rotate::<T>(batch, key, out);
+        }
+    }
+
+    /// A value; zeros where no query sees it, whatever it holds.
+    #[inline(always)]
+    pub(super) fn load_value(&self, batch: usize, head: usize, key: usize, out: &mut [T::Acc]) {
+        if self.mask.hides(batch, key) {
+            return out.fill(T::acc(0.0));
+        }
+        widen(self.v.row(batch, head, key), out);
+    }
+
+    /// The gradient of a row of queries or keys, rounded, and its rotation undone.
+    #[inline(always)]
+    pub(super) fn store(&self, batch: usize, position: usize, row: &[T::Acc], out: &mut [T]) {
+        match &self.tables {
+            Some(tables) => tables.unrotate(batch, position, &row[..out.len()], out),
+            None => narrow(row, out),
+        }
+    }
+
+    /// The row of the rotary tables that a query stands at.
+    #[inline(always)]
+    pub(super) fn position(&self, query: usize) -> usize {
+        self.geometry.keys - self.geometry.queries + query
+    }
+}
+
+#[inline(always)]
+pub(super) fn widen<T: Element>(row: &[T], out: &mut [T::Acc]) {
+    out.iter_mut().zip(row).for_each(|(out, x)| *out = x.widen());
+}
+
+#[inline(always)]
+pub(super) fn narrow<T: Element>(row: &[T::Acc], out: &mut [T]) {
+    out.iter_mut().zip(row).for_each(|(out, &x)| *out = T::narrow(x));
+}
