@@ -2,6 +2,7 @@
 
 use crate::{BaseWeight, Error, Result, WeightLayout};
 use candle_core::{Tensor, TensorId};
+use peft_nn::LowRank;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -40,6 +41,15 @@ impl<'a> HostView<'a> {
     /// A host that computes with this weight, stored in this layout, and this bias.
     pub fn new(weight: &'a Tensor, layout: WeightLayout, bias: Option<&'a Tensor>) -> Self {
         Self { weight, layout, bias, before: &[] }
+    }
+
+    /// The output for `input` of a linear host with nothing but this change of its weight.
+    pub(crate) fn linear(self, input: &Tensor, change: Option<&LowRank>) -> candle_core::Result<Tensor> {
+        let Self { weight, layout, bias, .. } = self;
+        match change {
+            Some(change) => peft_nn::linear_low_rank(input, weight, layout, bias, change),
+            None => peft_nn::linear(input, weight, layout, bias),
+        }
     }
 
     /// The same host after these adapters.
@@ -100,6 +110,14 @@ pub trait AdapterLayer: Debug + Send + Sync {
     /// embedding. `output` is what the host, and the adapters before this one, made of it, `(.., rows)` or `(.., cols)`; the result
     /// has its shape and dtype. `host` is the host in the state that made `output`.
     fn forward(&self, host: HostView<'_>, input: &Tensor, output: Tensor, mode: Mode) -> candle_core::Result<Tensor>;
+
+    /// This layer as a low-rank change of a linear host's weight, tracked in training, if in this mode it is that and nothing else.
+    ///
+    /// A host asks the innermost layer, and computes with an answer and its own weight in one product: [`AdapterLayer::input`] and
+    /// [`AdapterLayer::forward`], which must come to the same, are not called then.
+    fn low_rank(&self, _mode: Mode) -> candle_core::Result<Option<LowRank>> {
+        Ok(None)
+    }
 
     /// The change of the weight that has the same effect as `input` and `forward` at inference, `(rows, cols)`.
     ///

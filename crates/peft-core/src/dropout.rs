@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Zeroes each element with probability `p` in training and scales the others by `1 / (1 - p)`.
 ///
 /// candle's CPU generator cannot be seeded; this one draws the mask of its n-th call after [`Dropout::reseed`] from the seed,
-/// the `stream` it was made with, and n, and from nothing else.
+/// the `stream` it was made with, and n, and from nothing else. When a [`peft_nn::checkpoint`] runs a forward pass again, seed and n
+/// are those of the first time.
 #[derive(Debug)]
 pub struct Dropout {
     p: f32,
@@ -40,8 +41,9 @@ impl Dropout {
         if !self.drops(mode) {
             return Ok(xs.clone());
         }
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed.load(Ordering::Relaxed));
+        let seed = peft_nn::remembered(|| self.seed.load(Ordering::Relaxed))?;
+        let call = peft_nn::remembered(|| self.calls.fetch_add(1, Ordering::Relaxed))?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(self.stream);
         // Each call has a stretch of the stream to itself, longer than any mask.
         rng.set_word_pos(u128::from(call) << 36);

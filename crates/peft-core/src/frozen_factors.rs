@@ -2,7 +2,7 @@
 
 use crate::{Dropout, HostKind, LoraFactors, Mode, Result, Site, SvdFactors, WeightLayout};
 use candle_core::Tensor;
-use peft_nn::{embedding, linear};
+use peft_nn::{LowRank, embedding, linear};
 
 /// Frozen A `(r, cols)` and B `(rows, r)` of one site, to compute with `delta W = B R A`.
 ///
@@ -23,11 +23,6 @@ impl FrozenFactors {
         Self { kind: site.spec.kind, a, b, embed_scale: site.spec.embed_scale, dropout }
     }
 
-    /// r: the order of the matrix between the factors.
-    pub fn rank(&self) -> candle_core::Result<usize> {
-        self.a.dim(0)
-    }
-
     /// `output + B R A x` for a linear layer, `output + scale * (B[ids] R A)` for an embedding.
     pub fn forward(&self, r: &Tensor, input: &Tensor, output: Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         let change = match self.kind {
@@ -44,6 +39,19 @@ impl FrozenFactors {
         };
         let dtype = output.dtype();
         (output.to_dtype(change.dtype())? + change)?.to_dtype(dtype)
+    }
+
+    /// `scale * B R A` for a linear layer whose input is not dropped, to be computed together with the layer.
+    pub fn low_rank(
+        &self,
+        mode: Mode,
+        scale: f64,
+        r: impl FnOnce() -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Option<LowRank>> {
+        if self.kind == HostKind::Embedding || self.dropout.drops(mode) {
+            return Ok(None);
+        }
+        Ok(Some(LowRank::new(self.a.clone(), self.b.clone()).with_mixing(r()?).with_scale(scale)))
     }
 
     /// `B R A`, `(rows, cols)`.

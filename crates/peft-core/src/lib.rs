@@ -49,6 +49,7 @@ pub use inject::{Adapter, plan};
 pub use method::{AdapterMethod, BiasMode, BoxedMethod, Site, SiteShapes};
 pub use model::{ParamCounts, PeftModel};
 pub use params::{Param, ParamBuilder, ParamKey, ParamStore, Persist, TensorSource};
+pub use peft_nn::LowRank;
 pub use projection::Projection;
 pub use registry::Registry;
 pub use slots::AdapterSlots;

@@ -78,7 +78,21 @@ impl AdapterSlots {
         input: &Tensor,
         base: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
     ) -> candle_core::Result<Tensor> {
-        nested(&self.live.layers, host, input, self.mode, base)
+        nested(&self.live.layers, 0, host, input, self.mode, base)
+    }
+
+    /// [`AdapterSlots::forward`] for a linear host. The innermost adapter and the host are one product, if the adapter is a low-rank
+    /// change of the weight.
+    pub fn forward_linear(&self, host: HostView<'_>, input: &Tensor) -> candle_core::Result<Tensor> {
+        let layers = &self.live.layers;
+        let change = match layers.first() {
+            Some(innermost) => innermost.low_rank(self.mode)?,
+            None => None,
+        };
+        // Another dtype than that of the weight is for the layer itself to convert.
+        let change = change.filter(|change| change.fits(input.dtype()));
+        let fused = usize::from(change.is_some());
+        nested(layers, fused, host, input, self.mode, |input| host.linear(input, change.as_ref()))
     }
 
     /// The weight that replaces the host's own, in the layout of the host's own, if an active adapter brings one.
@@ -241,15 +255,16 @@ fn read(replacement: &Option<Replacement>) -> Option<Tensor> {
     replacement.as_ref().map(|r| r.read(Mode::Infer).clone())
 }
 
-/// The last layer is the outermost: it sees the input first and the output last.
+/// The last layer is the outermost: it sees the input first and the output last. `base` includes the first `done` layers.
 fn nested(
     layers: &[Arc<dyn AdapterLayer>],
+    done: usize,
     host: HostView<'_>,
     input: &Tensor,
     mode: Mode,
     base: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
 ) -> candle_core::Result<Tensor> {
-    let Some((outer, inner)) = layers.split_last() else { return base(input) };
-    let output = nested(inner, host, &outer.input(input, mode)?, mode, base)?;
+    let Some((outer, inner)) = layers.split_last().filter(|_| layers.len() > done) else { return base(input) };
+    let output = nested(inner, done, host, &outer.input(input, mode)?, mode, base)?;
     outer.forward(host.after(inner), input, output, mode)
 }

@@ -1,7 +1,7 @@
 //! LoRA-XS at one site.
 
 use candle_core::Tensor;
-use peft_core::{AdapterLayer, FrozenFactors, HostView, LoraFactors, Mode, Param, Result};
+use peft_core::{AdapterLayer, FrozenFactors, HostView, LoraFactors, LowRank, Mode, Param, Result};
 
 /// `delta W = scaling * B R A`.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ impl LoraXsLayer {
 impl AdapterLayer for LoraXsLayer {
     fn forward(&self, _host: HostView<'_>, input: &Tensor, output: Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         self.factors.forward(&self.mixing(mode)?, input, output, mode)
+    }
+
+    fn low_rank(&self, mode: Mode) -> candle_core::Result<Option<LowRank>> {
+        self.factors.low_rank(mode, self.scaling, || Ok(self.r.read(mode).clone()))
     }
 
     fn delta_weight(&self, _base: &Tensor) -> Result<Tensor> {

@@ -3,7 +3,7 @@
 use crate::dora::Magnitude;
 use crate::init::Pair;
 use candle_core::{DType, Device, Tensor};
-use peft_core::{AdapterLayer, Dropout, HostKind, HostView, LoraFactors, Mode, Param, Result, WeightLayout};
+use peft_core::{AdapterLayer, Dropout, HostKind, HostView, LoraFactors, LowRank, Mode, Param, Result, WeightLayout};
 use peft_nn::linear;
 
 /// What a checkpoint calls the factors.
@@ -112,6 +112,15 @@ impl AdapterLayer for LoraLayer {
             }
         };
         adapted.to_dtype(dtype)
+    }
+
+    fn low_rank(&self, mode: Mode) -> candle_core::Result<Option<LowRank>> {
+        let Factors { kind, a, b, bias, initial, scale } = &self.factors;
+        let more = bias.is_some() || initial.is_some() || self.magnitude.is_some() || self.dropout.drops(mode);
+        if *kind == HostKind::Embedding || more {
+            return Ok(None);
+        }
+        Ok(Some(LowRank::new(a.read(mode).clone(), b.read(mode).clone()).with_scale(*scale)))
     }
 
     fn delta_weight(&self, base: &Tensor) -> Result<Tensor> {

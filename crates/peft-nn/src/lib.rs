@@ -30,7 +30,9 @@
 //! ```
 
 mod attention;
+mod checkpoint;
 mod checks;
+mod combination;
 mod cpu;
 mod cross_entropy;
 mod div_frozen;
@@ -48,12 +50,15 @@ mod swiglu;
 mod testing;
 
 pub use attention::{AttentionOptions, Heads, Rotary, attention, multi_head_attention};
+pub use checkpoint::{checkpoint, remembered};
+pub use combination::combination;
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu_new::gelu_new;
+pub use graph::{backward, backward_with};
 pub use layer_norm::layer_norm;
-pub use linear::{WeightLayout, linear};
+pub use linear::{LowRank, WeightLayout, linear, linear_low_rank};
 pub use mul_frozen::mul_frozen;
 pub use rms_norm::rms_norm;
 pub use rope::rope;

@@ -87,7 +87,7 @@ impl AdapterMethod for TinyLoraConfig {
             let p = self.projection(index, site, &factors, params)?;
             let dropout = Dropout::new(self.tinylora_dropout as f32, index as u64);
             let factors = FrozenFactors::new(site, factors, dropout);
-            layers.push(Arc::new(TinyLoraLayer::new(factors, &p, vectors[groups.of(index)].clone())?));
+            layers.push(Arc::new(TinyLoraLayer::new(factors, p, vectors[groups.of(index)].clone())));
         }
         Ok(layers)
     }

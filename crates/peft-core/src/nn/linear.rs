@@ -53,8 +53,7 @@ impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         let weight = self.slots.weight().unwrap_or(&self.weight);
         let bias = self.slots.bias().or(self.bias.as_ref());
-        let host = HostView::new(weight, self.layout, bias);
-        self.slots.forward(host, xs, |xs| peft_nn::linear(xs, weight, self.layout, bias))
+        self.slots.forward_linear(HostView::new(weight, self.layout, bias), xs)
     }
 }
 

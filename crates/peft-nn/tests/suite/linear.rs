@@ -1,5 +1,5 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
-use peft_nn::{WeightLayout, linear};
+use peft_nn::{LowRank, WeightLayout, linear, linear_low_rank};
 use proptest::prelude::*;
 
 use crate::support::{assert_close, assert_same_bits, cases, check_gradients, check_sixteen_bit, error, random};
@@ -57,6 +57,63 @@ proptest! {
         prop_assert!(!actual.track_op());
         assert_close(&actual, &expected, 1e-5);
     }
+}
+
+#[test]
+fn gradients_of_a_low_rank_change() {
+    for layout in [WeightLayout::OutIn, WeightLayout::InOut] {
+        let weight = stored(&random((4, 5), 1), layout);
+        let bias = random(4, 2);
+        let (a, b, mixing) = (random((2, 5), 3), random((4, 2), 4), random((2, 2), 5));
+        let x = random((2, 3, 5), 6);
+        // LoRA: the factors are trained; TinyLoRA: what lies between them.
+        check_gradients(&[x.clone(), a.clone(), b.clone()], |v| {
+            let change = LowRank::new(v[1].clone(), v[2].clone()).with_scale(1.5);
+            linear_low_rank(&v[0], &weight, layout, Some(&bias), &change)
+        });
+        check_gradients(&[x, mixing], |v| {
+            let change = LowRank::new(a.clone(), b.clone()).with_mixing(v[1].clone()).with_scale(1.5);
+            linear_low_rank(&v[0], &weight, layout, Some(&bias), &change)
+        });
+    }
+}
+
+#[test]
+fn a_low_rank_change_is_that_of_the_weight() {
+    let (x, weight) = (random((3, 7), 1), random((5, 7), 2));
+    let (a, b, mixing) = (random((2, 7), 3), random((5, 2), 4), random((2, 2), 5));
+    let delta = (b.matmul(&mixing).unwrap().matmul(&a).unwrap() * 0.5).unwrap();
+    let expected = linear(&x, &(&weight + delta).unwrap(), WeightLayout::OutIn, None).unwrap();
+    for (dtype, tolerance) in [(DType::F64, 1e-14), (DType::F32, 1e-6)] {
+        let own = |t: &Tensor| t.to_dtype(dtype).unwrap();
+        let change = LowRank::new(own(&a), own(&b)).with_mixing(own(&mixing)).with_scale(0.5);
+        let actual = linear_low_rank(&own(&x), &own(&weight), WeightLayout::OutIn, None, &change).unwrap();
+        assert_close(&actual, &expected, tolerance);
+    }
+}
+
+#[test]
+fn a_wrong_low_rank_change_is_an_error() {
+    let (x, weight) = (random((2, 3), 1), random((4, 3), 2));
+    let apply = |change: &LowRank| error(linear_low_rank(&x, &weight, WeightLayout::OutIn, None, change));
+    let (a, b) = (random((2, 3), 3), random((4, 2), 4));
+    assert!(
+        apply(&LowRank::new(random((2, 4), 3), b.clone()))
+            .contains("`a` of a low-rank change has shape [2, 4], expected [2, 3]")
+    );
+    assert!(
+        apply(&LowRank::new(a.clone(), random((4, 3), 4)))
+            .contains("`b` of a low-rank change has shape [4, 3], expected [4, 2]")
+    );
+    let change = LowRank::new(a.clone(), b.clone());
+    assert!(
+        apply(&change.clone().with_mixing(random((2, 3), 5)))
+            .contains("`mixing` of a low-rank change has shape [2, 3]")
+    );
+    let half = b.to_dtype(DType::F32).unwrap();
+    assert!(
+        apply(&LowRank::new(a, half)).contains("a low-rank change of a f64, b f32 does not go with an input of f64")
+    );
 }
 
 #[test]

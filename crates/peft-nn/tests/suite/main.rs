@@ -3,6 +3,8 @@
 
 mod activations;
 mod attention;
+mod checkpoint;
+mod combination;
 mod cross_entropy;
 mod embedding;
 mod linear;

@@ -99,6 +99,16 @@ fn check_site(path: &str, host: &dyn Host, layer: &dyn AdapterLayer) -> Result<b
         let what = format!("scale b a of the LoRA factors of `{path}` against its delta");
         when("at inference", check_relatively_close(&what, &product, &wide(&delta)?, precision(delta.dtype())))?;
     }
+    if let Some(change) = layer.low_rank(Mode::Infer)? {
+        ensure(delta_bias.is_none(), || format!("the low-rank change of `{path}` leaves out that of its bias"))?;
+        let b = match &change.mixing {
+            Some(mixing) => wide(&change.b)?.matmul(&wide(mixing)?)?,
+            None => wide(&change.b)?,
+        };
+        let product = (b.matmul(&wide(&change.a)?)? * change.scale)?;
+        let what = format!("scale b m a of the low-rank change of `{path}` against its delta");
+        when("at inference", check_relatively_close(&what, &product, &wide(&delta)?, precision(delta.dtype())))?;
+    }
     Ok(largest(&delta)? != 0.0)
 }
 
