@@ -6,6 +6,8 @@ mod geometry;
 mod multi_head;
 mod node;
 mod options;
+#[cfg(test)]
+mod tests;
 mod visibility;
 mod visible;
 

@@ -34,7 +34,8 @@ impl Attention {
         let Geometry { batch, queries, keys, head_dim, .. } = geometry;
         let visibility = Visibility::new(name, options, batch, queries, keys)?;
         let scale = options.scale.unwrap_or_else(|| 1.0 / (head_dim as f64).sqrt());
-        let [q, k, v] = [q, k, v].map(Tensor::detach);
+        let [q, k, v] = [q, k, v].map(|operand| with_contiguous_rows(&operand.detach()));
+        let (q, k, v) = (q?, k?, v?);
         Ok(Self { name, q, k, v, geometry, rotary: None, scale, visibility, log_sums: None })
     }
 
@@ -63,5 +64,13 @@ impl Backward<3> for Attention {
             Some(log_sums) => cpu::backward(self, output, log_sums, grad, wanted),
             None => composed::backward(self, grad, wanted),
         }
+    }
+}
+
+/// The same tensor, with rows that are contiguous.
+pub(super) fn with_contiguous_rows(tensor: &Tensor) -> Result<Tensor> {
+    match (tensor.stride().last(), tensor.dims().last()) {
+        (Some(&stride), Some(&width)) if stride != 1 && width > 1 => tensor.contiguous(),
+        _ => Ok(tensor.clone()),
     }
 }

@@ -6,10 +6,11 @@ use pulp::{Simd, WithSimd};
 
 use super::arithmetic::Arithmetic;
 use super::inputs::{Inputs, widen};
-use super::keys_task::{KEYS, KeysTask};
+use super::keys_task::KeysTask;
 use super::shared::Rows;
 use super::source::Heads;
 use super::tasks::{SMALL, for_each_task};
+use crate::attention::geometry::Geometry;
 use crate::cpu::Element;
 use crate::cpu::simd::dispatch;
 
@@ -17,6 +18,8 @@ use crate::cpu::simd::dispatch;
 const TASKS: usize = 16;
 /// Tasks that share a head at most, so that memory is linear in the number of keys.
 const CHUNKS: usize = 8;
+/// The keys of a task are a multiple of this: whole tiles and panels of any size.
+const GRAIN: usize = 96;
 /// Queries of a task that only goes over rows.
 const ROWS: usize = 64;
 
@@ -65,27 +68,36 @@ where
         });
     }
 
-    let chunks = Chunks::of(&inputs);
+    let chunks = Chunks::of(&g);
     let head_width = inputs.tiles.padded(g.head_dim);
     let entries = g.batch * g.kv_heads;
-    let mut partial: Vec<Option<Partial<T::Acc>>> = (0..chunks.count * entries).map(|_| None).collect();
+    let task = |index: usize| {
+        // In causal attention the first keys are seen by the most queries.
+        let (chunk, entry) = (index / entries, index % entries);
+        let (batch, head) = (entry / g.kv_heads, entry % g.kv_heads);
+        (batch, head, chunks.keys(chunk, g.keys))
+    };
+    let tasks = chunks.count * entries;
+    let seeing: Vec<Range<usize>> = (0..tasks)
+        .map(|index| {
+            let (batch, _, keys) = task(index);
+            inputs.mask.queries_of(batch, keys)
+        })
+        .collect();
+    let len = |queries: &Range<usize>| if wants_q { g.group() * queries.len() * head_width } else { 0 };
+    let mut partial = T::Acc::buffer(seeing.iter().map(len).sum());
+    let mut rows = split(&mut partial, seeing.iter().map(len));
     {
-        let partial = Rows::of(&mut partial, 1);
+        let rows = Rows::of(&mut rows, 1);
         let dk = dk.as_mut().map(|dk| Rows::of(dk, g.head_dim));
         let dv = dv.as_mut().map(|dv| Rows::of(dv, g.value_dim));
-        for_each_task(chunks.count * entries, parallel, |index| {
-            // In causal attention the first keys are seen by the most queries.
-            let (chunk, entry) = (index / entries, index % entries);
-            let (batch, head) = (entry / g.kv_heads, entry % g.kv_heads);
-            let keys = chunks.keys(chunk, g.keys);
-            let queries = inputs.mask.queries_of(batch, keys.clone());
-            let mut dq = wants_q.then(|| T::Acc::buffer(g.group() * queries.len() * head_width));
-            let (dk, dv, first) = (dk.as_ref(), dv.as_ref(), queries.start);
-            let dq_rows = dq.as_deref_mut();
-            dispatch(KeysTask { inputs, upstream, dots: &dots, batch, head, keys, first, dq: dq_rows, dk, dv });
+        for_each_task(tasks, parallel, |index| {
+            let (batch, head, keys) = task(index);
             // SAFETY: every task has a row of its own.
-            let slot = unsafe { partial.row(index) };
-            slot[0] = dq.map(|rows| Partial { queries, rows });
+            let slot = unsafe { rows.row(index) };
+            let dq = slot.first_mut().filter(|_| wants_q).map(|rows| &mut **rows);
+            let (first, dk, dv) = (seeing[index].start, dk.as_ref(), dv.as_ref());
+            dispatch(KeysTask { inputs, upstream, dots: &dots, batch, head, keys, first, dq, dk, dv });
         });
     }
 
@@ -93,19 +105,29 @@ where
         let dq = Rows::of(dq, g.head_dim);
         for_each_task(g.batch * g.heads * parts, parallel, |index| {
             let (batch, head, queries) = part(index);
-            let entry = batch * g.kv_heads + head / g.group();
-            let partial = partial.iter().skip(entry).step_by(entries.max(1)).flatten();
+            let of_entry = (batch * g.kv_heads + head / g.group()..tasks).step_by(entries);
+            let partial = of_entry.map(|index| Partial { queries: seeing[index].clone(), rows: &*rows[index] });
             dispatch(QueriesTask { inputs, batch, head, queries, partial, dq: &dq });
         });
     }
     Gradients { q: dq, k: dk, v: dv }
 }
 
+/// Neighbouring parts of these lengths.
+fn split<'a, A>(mut elements: &'a mut [A], lens: impl Iterator<Item = usize>) -> Vec<&'a mut [A]> {
+    lens.map(|len| {
+        let (part, rest) = std::mem::take(&mut elements).split_at_mut(len);
+        elements = rest;
+        part
+    })
+    .collect()
+}
+
 /// The gradients of some queries, as far as they come from some keys.
-struct Partial<A: Arithmetic> {
+struct Partial<'a, A> {
     queries: Range<usize>,
     /// `(group, queries, padded head_dim)`
-    rows: A::Buffer,
+    rows: &'a [A],
 }
 
 /// The keys of one head, split into tasks.
@@ -117,12 +139,10 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn of<T: Element>(inputs: &Inputs<'_, T>) -> Self {
-        let g = inputs.geometry;
-        let blocks = g.keys.div_ceil(KEYS);
+    fn of(g: &Geometry) -> Self {
         let wanted = TASKS.div_ceil((g.batch * g.kv_heads).max(1)).min(CHUNKS);
-        let each = blocks.div_ceil(wanted).max(1);
-        Self { count: blocks.div_ceil(each), keys: each * KEYS }
+        let keys = g.keys.div_ceil(wanted).max(1).next_multiple_of(GRAIN);
+        Self { count: g.keys.div_ceil(keys), keys }
     }
 
     fn keys(&self, chunk: usize, keys: usize) -> Range<usize> {
@@ -174,7 +194,7 @@ struct QueriesTask<'a, T: Element, P> {
     dq: &'a Rows<'a, T>,
 }
 
-impl<'a, T: Element, P: Iterator<Item = &'a Partial<T::Acc>> + Clone> WithSimd for QueriesTask<'a, T, P>
+impl<'a, T: Element, P: Iterator<Item = Partial<'a, T::Acc>> + Clone> WithSimd for QueriesTask<'a, T, P>
 where
     T::Acc: Arithmetic + 'a,
 {
@@ -197,7 +217,7 @@ where
             T::Acc::row_scale(simd, &mut sum, inputs.scale);
             let index = g.arrangement.row((batch, head, query), g.heads, g.queries);
             // SAFETY: no other task has this head and query.
-            inputs.store(batch, inputs.position(query), &sum, unsafe { dq.row(index) });
+            inputs.store_query(batch, query, &sum, unsafe { dq.row(index) });
         }
     }
 }

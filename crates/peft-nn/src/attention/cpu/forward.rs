@@ -8,10 +8,10 @@ use rayon::prelude::*;
 
 use super::arithmetic::{Arithmetic, Lhs, Out, Panels};
 use super::inputs::{Inputs, narrow};
-use super::pack;
 use super::scores::{Window, hide, union};
 use super::shared::Rows;
 use super::tasks::{SMALL, for_each_task};
+use super::{few, pack};
 use crate::cpu::Element;
 use crate::cpu::simd::dispatch;
 
@@ -27,6 +27,9 @@ where
     T::Acc: Arithmetic,
 {
     let g = inputs.geometry;
+    if few::are_few(&g) {
+        return few::forward(inputs, out, log_sums);
+    }
     let blocks = Blocks::new(&inputs);
     let entries = g.batch * g.kv_heads;
     let parallel = g.work() > SMALL;
@@ -50,8 +53,8 @@ where
         let (batch, head) = (entry / g.kv_heads, entry % g.kv_heads);
         let queries = part * QUERIES..g.queries.min((part + 1) * QUERIES);
         let packed = &packed[entry * blocks.count * len..][..blocks.count * len];
-        let (out, log_sums) = (&out, &log_sums);
-        dispatch(Task { inputs, blocks, packed, batch, head, queries, out, log_sums });
+        let written = Written { inputs, batch, head, queries, out: &out, log_sums: &log_sums };
+        dispatch(Task { blocks, packed, written });
     });
 }
 
@@ -108,23 +111,28 @@ where
 
 /// The queries of one group of heads against all their keys.
 struct Task<'a, T: Element> {
-    inputs: Inputs<'a, T>,
     blocks: Blocks,
     packed: &'a [T::Acc],
-    batch: usize,
+    written: Written<'a, T>,
+}
+
+/// The queries of one group of heads, and where their results go.
+pub(super) struct Written<'a, T: Element> {
+    pub(super) inputs: Inputs<'a, T>,
+    pub(super) batch: usize,
     /// Of the keys.
-    head: usize,
-    queries: Range<usize>,
-    out: &'a Rows<'a, T>,
-    log_sums: &'a Rows<'a, T::Acc>,
+    pub(super) head: usize,
+    pub(super) queries: Range<usize>,
+    pub(super) out: &'a Rows<'a, T>,
+    pub(super) log_sums: &'a Rows<'a, T::Acc>,
 }
 
 /// What is known of a row of scores after some blocks of keys.
 #[derive(Clone, Copy)]
-struct RowState<A> {
-    max: A,
+pub(super) struct RowState<A> {
+    pub(super) max: A,
     /// Of the exponentials of the scores less the maximum.
-    sum: A,
+    pub(super) sum: A,
     /// What brings sums from before the last block to the maximum.
     factor: A,
 }
@@ -143,7 +151,8 @@ where
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { inputs, blocks, packed, batch, head, queries, .. } = &self;
+        let Self { blocks, packed, written } = &self;
+        let Written { inputs, batch, head, queries, .. } = written;
         let (g, tiles, mask) = (inputs.geometry, T::Acc::tiles::<S>(), inputs.mask);
         let (batch, count) = (*batch, queries.len());
         let value_width = tiles.padded(g.value_dim);
@@ -189,16 +198,17 @@ where
                 }
             }
         }
-        self.write(&sums, value_width, &states);
+        written.write(&sums, value_width, &states);
     }
 }
 
-impl<T: Element> Task<'_, T>
+impl<T: Element> Written<'_, T>
 where
     T::Acc: Arithmetic,
 {
+    /// `sums` is `(rows, value_width)`.
     #[inline(always)]
-    fn write(&self, sums: &[T::Acc], value_width: usize, states: &[RowState<T::Acc>]) {
+    pub(super) fn write(&self, sums: &[T::Acc], value_width: usize, states: &[RowState<T::Acc>]) {
         let g = self.inputs.geometry;
         let count = self.queries.len();
         let mut row = T::Acc::buffer(g.value_dim);
@@ -222,7 +232,7 @@ where
 
 /// Makes rows of scores exponentials, and brings what was summed before to the same maximum.
 #[inline(always)]
-fn absorb<A: Arithmetic, S: Simd>(
+pub(super) fn absorb<A: Arithmetic, S: Simd>(
     simd: S,
     (scores, stride, width): (&mut [A], usize, usize),
     states: &mut [RowState<A>],
@@ -240,11 +250,8 @@ fn absorb<A: Arithmetic, S: Simd>(
         if state.factor != A::one() {
             A::row_scale(simd, &mut sums[i * value_width..][..value_width], state.factor);
         }
-        let row = &mut scores[i * stride..][..width];
-        if state.max == A::neg_infinity() {
-            row.fill(A::zero());
-        } else {
-            state.sum = state.sum * state.factor + A::row_exp(simd, row, state.max);
-        }
+        // The exponentials of hidden scores are zero, and those of NaN are NaN, whatever the shift.
+        let shift = if state.max == A::neg_infinity() { A::zero() } else { state.max };
+        state.sum = state.sum * state.factor + A::row_exp(simd, &mut scores[i * stride..][..width], shift);
     }
 }

@@ -91,18 +91,27 @@ where
         widen(self.v.row(batch, head, key), out);
     }
 
-    /// The gradient of a row of queries or keys, rounded, and its rotation undone.
+    /// The gradient of a query, rounded, and its rotation undone.
     #[inline(always)]
-    pub(super) fn store(&self, batch: usize, position: usize, row: &[T::Acc], out: &mut [T]) {
+    pub(super) fn store_query(&self, batch: usize, query: usize, row: &[T::Acc], out: &mut [T]) {
         match &self.tables {
-            Some(tables) => tables.unrotate(batch, position, &row[..out.len()], out),
+            Some(tables) => tables.unrotate(batch, self.position(query), &row[..out.len()], out),
+            None => narrow(row, out),
+        }
+    }
+
+    /// The gradient of a key, rounded, and its rotation undone.
+    #[inline(always)]
+    pub(super) fn store_key(&self, batch: usize, key: usize, row: &[T::Acc], out: &mut [T]) {
+        match &self.tables {
+            Some(tables) => tables.unrotate(batch, key, &row[..out.len()], out),
             None => narrow(row, out),
         }
     }
 
     /// The row of the rotary tables that a query stands at.
     #[inline(always)]
-    pub(super) fn position(&self, query: usize) -> usize {
+    fn position(&self, query: usize) -> usize {
         self.geometry.keys - self.geometry.queries + query
     }
 }

@@ -14,8 +14,8 @@ use crate::cpu::Element;
 
 /// Queries of a block: whole tiles of any height.
 const QUERIES: usize = 48;
-/// Keys of a block: whole tiles and panels of any size. Probabilities and their gradients stay near the first-level
-/// cache; keys, values and the sums of their gradients in the second.
+/// Keys of a block: they, their values and the sums of their gradients stay in the second-level cache while all queries
+/// that see them go by.
 pub(super) const KEYS: usize = 384;
 
 pub(super) struct KeysTask<'a, T: Element> {
@@ -255,7 +255,7 @@ where
             if let Some(dk) = self.dk {
                 let sums = &buffers.dk[i * buffers.head_width..];
                 // SAFETY: no other task has this head and key.
-                self.inputs.store(self.batch, key, sums, unsafe { dk.row(index) });
+                self.inputs.store_key(self.batch, key, sums, unsafe { dk.row(index) });
             }
             if let Some(dv) = self.dv {
                 // SAFETY: as above.

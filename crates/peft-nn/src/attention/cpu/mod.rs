@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod backward;
+mod few;
 mod forward;
 mod inputs;
 mod keys_task;
@@ -18,7 +19,7 @@ use candle_core::{Result, Tensor};
 use self::arithmetic::Arithmetic;
 use self::backward::{Gradients, Upstream};
 use self::inputs::with_inputs;
-use self::source::{Operand, with_contiguous_rows};
+use self::source::Operand;
 use super::node::Attention;
 use crate::cpu::{Element, dispatch_float, read, value};
 use crate::graph::Value;
@@ -63,9 +64,8 @@ where
     T::Acc: Arithmetic,
 {
     let g = op.geometry;
-    let grad = with_contiguous_rows(grad)?;
     let (grad, output) =
-        (Operand::of(&grad, g.arrangement, g.value_dim)?, Operand::of(output, g.arrangement, g.value_dim)?);
+        (Operand::of(grad, g.arrangement, g.value_dim)?, Operand::of(output, g.arrangement, g.value_dim)?);
     let log_sums = read(log_sums)?;
     let upstream = Upstream { grad: grad.heads::<T>()?, output: output.heads()?, log_sums: log_sums.as_slice()? };
     let Gradients { q, k, v } =

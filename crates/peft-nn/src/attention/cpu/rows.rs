@@ -1,28 +1,30 @@
-//! Passes over a row of scores, in registers. The rows are whole registers long.
+//! Passes over rows of scores, in registers. The rows are whole registers long.
+//!
+//! Sums are made of as many chains as a register of [`LANES`] would have, whatever the processor's registers, and these
+//! are added up in halves: all processors that multiply and add in one step give the same bits.
 
 use pulp::Simd;
 
-use crate::cpu::simd::exp as exp_register;
+use crate::cpu::simd;
 
-/// Registers that are reduced side by side, so that one addition need not wait for the last.
-const CHAINS: usize = 4;
+/// Numbers that are added up side by side.
+const LANES: usize = 64;
 
-#[inline(always)]
-fn registers<S: Simd>(row: &[f32]) -> &[S::f32s] {
-    let (full, rest) = S::as_simd_f32s(row);
-    debug_assert!(rest.is_empty());
-    full
-}
-
-#[inline(always)]
-fn registers_mut<S: Simd>(row: &mut [f32]) -> &mut [S::f32s] {
-    let (full, rest) = S::as_mut_simd_f32s(row);
-    debug_assert!(rest.is_empty());
-    full
+/// Calls a function with the number of registers that [`LANES`] are.
+macro_rules! in_chains {
+    ($simd:ty, $f:ident($($argument:expr),*)) => {
+        match LANES / <$simd>::F32_LANES {
+            0..=4 => $f::<$simd, 4>($($argument),*),
+            5..=8 => $f::<$simd, 8>($($argument),*),
+            9..=16 => $f::<$simd, 16>($($argument),*),
+            _ => $f::<$simd, LANES>($($argument),*),
+        }
+    };
 }
 
 #[inline(always)]
 pub(super) fn max<S: Simd>(simd: S, row: &[f32]) -> f32 {
+    const CHAINS: usize = 4;
     let mut max = [simd.splat_f32s(f32::NEG_INFINITY); CHAINS];
     let (full, rest) = registers::<S>(row).as_chunks::<CHAINS>();
     for x in full {
@@ -35,19 +37,6 @@ pub(super) fn max<S: Simd>(simd: S, row: &[f32]) -> f32 {
     }
     let [a, b, c, d] = max;
     simd.reduce_max_f32s(simd.max_f32s(simd.max_f32s(a, b), simd.max_f32s(c, d)))
-}
-
-#[inline(always)]
-pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [simd.splat_f32s(0.0); CHAINS];
-    let (a, b) = (registers::<S>(a).chunks(CHAINS), registers::<S>(b).chunks(CHAINS));
-    for (a, b) in a.zip(b) {
-        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-            *sum = simd.mul_add_e_f32s(a, b, *sum);
-        }
-    }
-    let [a, b, c, d] = sums;
-    simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
 }
 
 #[inline(always)]
@@ -66,23 +55,83 @@ pub(super) fn scale<S: Simd>(simd: S, row: &mut [f32], factor: f32) {
 }
 
 #[inline(always)]
-pub(super) fn exp<S: Simd>(simd: S, row: &mut [f32], shift: f32) -> f32 {
-    let shift = simd.splat_f32s(shift);
-    let mut sums = [simd.splat_f32s(0.0); 2];
-    for pair in registers_mut::<S>(row).chunks_mut(2) {
-        for (x, sum) in pair.iter_mut().zip(&mut sums) {
-            *x = exp_register(simd, simd.sub_f32s(*x, shift));
-            *sum = simd.add_f32s(*sum, *x);
+pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    in_chains!(S, dot_in(simd, a, b))
+}
+
+#[inline(always)]
+fn dot_in<S: Simd, const CHAINS: usize>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [simd.splat_f32s(0.0); CHAINS];
+    let (a, a_rest) = registers::<S>(a).as_chunks::<CHAINS>();
+    let (b, b_rest) = registers::<S>(b).as_chunks::<CHAINS>();
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum = simd.mul_add_e_f32s(a, b, *sum);
         }
     }
-    simd.reduce_sum_f32s(simd.add_f32s(sums[0], sums[1]))
+    for ((sum, &a), &b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum = simd.mul_add_e_f32s(a, b, *sum);
+    }
+    sum(simd, sums)
+}
+
+#[inline(always)]
+pub(super) fn exp<S: Simd>(simd: S, row: &mut [f32], shift: f32) -> f32 {
+    in_chains!(S, exp_in(simd, row, shift))
+}
+
+#[inline(always)]
+fn exp_in<S: Simd, const CHAINS: usize>(simd: S, row: &mut [f32], shift: f32) -> f32 {
+    let shift = simd.splat_f32s(shift);
+    let mut sums = [simd.splat_f32s(0.0); CHAINS];
+    let (full, rest) = registers_mut::<S>(row).as_chunks_mut::<CHAINS>();
+    for x in full {
+        exps(simd, x, shift, &mut sums);
+    }
+    exps(simd, rest, shift, &mut sums);
+    sum(simd, sums)
+}
+
+#[inline(always)]
+fn exps<S: Simd>(simd: S, row: &mut [S::f32s], shift: S::f32s, sums: &mut [S::f32s]) {
+    for (x, sum) in row.iter_mut().zip(sums) {
+        *x = simd::exp(simd, simd.sub_f32s(*x, shift));
+        *sum = simd.add_f32s(*sum, *x);
+    }
 }
 
 #[inline(always)]
 pub(super) fn exp_gradient<S: Simd>(simd: S, scores: &mut [f32], grads: &mut [f32], shift: f32, dot: f32) {
     let (shift, dot) = (simd.splat_f32s(shift), simd.splat_f32s(dot));
     for (score, grad) in registers_mut::<S>(scores).iter_mut().zip(registers_mut::<S>(grads)) {
-        *score = exp_register(simd, simd.sub_f32s(*score, shift));
+        *score = simd::exp(simd, simd.sub_f32s(*score, shift));
         *grad = simd.mul_f32s(*score, simd.sub_f32s(*grad, dot));
     }
+}
+
+/// In halves, of which pulp's own sum continues.
+#[inline(always)]
+fn sum<S: Simd, const CHAINS: usize>(simd: S, mut sums: [S::f32s; CHAINS]) -> f32 {
+    let mut half = CHAINS / 2;
+    while half > 0 {
+        for i in 0..half {
+            sums[i] = simd.add_f32s(sums[i], sums[i + half]);
+        }
+        half /= 2;
+    }
+    simd.reduce_sum_f32s(sums[0])
+}
+
+#[inline(always)]
+fn registers<S: Simd>(row: &[f32]) -> &[S::f32s] {
+    let (full, rest) = S::as_simd_f32s(row);
+    debug_assert!(rest.is_empty());
+    full
+}
+
+#[inline(always)]
+fn registers_mut<S: Simd>(row: &mut [f32]) -> &mut [S::f32s] {
+    let (full, rest) = S::as_mut_simd_f32s(row);
+    debug_assert!(rest.is_empty());
+    full
 }

@@ -12,7 +12,8 @@ pub(super) struct Window {
     pub(super) seen: Range<usize>,
     /// Whole panels around them, to the end of the block at most.
     pub(super) columns: Range<usize>,
-    start: usize,
+    /// The block's first key.
+    pub(super) start: usize,
 }
 
 impl Window {

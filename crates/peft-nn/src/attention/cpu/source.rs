@@ -39,14 +39,6 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// The same tensor, with rows that are contiguous.
-pub(super) fn with_contiguous_rows(tensor: &Tensor) -> Result<Tensor> {
-    match (tensor.stride().last(), tensor.dims().last()) {
-        (Some(&stride), Some(&width)) if stride != 1 && width > 1 => tensor.contiguous(),
-        _ => Ok(tensor.clone()),
-    }
-}
-
 /// The rows of each head.
 #[derive(Clone, Copy)]
 pub(super) struct Heads<'a, T> {
