@@ -57,10 +57,10 @@ impl Geometry {
         let (&[batch, queries, q_width], &[_, keys, _], &[.., v_width]) = (q.dims(), k.dims(), v.dims()) else {
             bail!("{op}: q, k and v have three dimensions, got {:?}, {:?}, {:?}", q.dims(), k.dims(), v.dims())
         };
-        if heads == 0 || q_width % heads != 0 {
+        if heads == 0 || !q_width.is_multiple_of(heads) {
             bail!("{op}: {q_width} columns of q are not a multiple of {heads} heads");
         }
-        if kv_heads == 0 || v_width % kv_heads != 0 {
+        if kv_heads == 0 || !v_width.is_multiple_of(kv_heads) {
             bail!("{op}: {v_width} columns of v are not a multiple of {kv_heads} key heads");
         }
         let (head_dim, value_dim) = (q_width / heads, v_width / kv_heads);
@@ -72,7 +72,10 @@ impl Geometry {
         if k.dims() != self.k_shape() || v.dims() != self.v_shape() {
             bail!("{op}: q, k and v do not fit together: {:?}, {:?}, {:?}", q.dims(), k.dims(), v.dims());
         }
-        if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
+        if self.head_dim == 0 {
+            bail!("{op}: head_dim is 0");
+        }
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             bail!("{op}: {} query heads are not a multiple of {} key heads", self.heads, self.kv_heads);
         }
         Ok(self)

@@ -8,6 +8,8 @@ mod node;
 mod options;
 #[cfg(test)]
 mod tests;
+// The softmax still takes one.
+#[allow(dead_code)]
 mod visibility;
 mod visible;
 

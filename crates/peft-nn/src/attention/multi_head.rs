@@ -52,7 +52,7 @@ pub fn multi_head_attention(
 /// cos and sin, contiguous and in the dtype of the arithmetic.
 fn tables(rotary: Rotary<'_>, q: &Tensor, geometry: &Geometry) -> Result<(Tensor, Tensor)> {
     let Geometry { batch, queries, keys, head_dim, .. } = *geometry;
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         bail!("{NAME}: head_dim is even where it is rotated, got {head_dim}");
     }
     if queries > keys {

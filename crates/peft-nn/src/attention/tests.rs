@@ -98,7 +98,7 @@ fn assert_near(kernel: &Tensor, composed: &Tensor, tolerance: f64) {
 
 /// `(2, keys)`: padding at both ends and in between in the first entry, nothing but padding in the second.
 fn holes(keys: usize) -> Tensor {
-    let keep = |at: usize| at < keys && (at > keys / 5 && at < keys - keys / 7 && at % 5 != 0 || keys == 1);
+    let keep = |at: usize| at < keys && (at > keys / 5 && at < keys - keys / 7 && !at.is_multiple_of(5) || keys == 1);
     let mask = (0..2 * keys).map(|at| u8::from(keep(at))).collect();
     Tensor::from_vec(mask, (2, keys), &Device::Cpu).unwrap()
 }

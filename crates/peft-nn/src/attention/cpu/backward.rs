@@ -114,7 +114,7 @@ where
 }
 
 /// Neighbouring parts of these lengths.
-fn split<'a, A>(mut elements: &'a mut [A], lens: impl Iterator<Item = usize>) -> Vec<&'a mut [A]> {
+fn split<A>(mut elements: &mut [A], lens: impl Iterator<Item = usize>) -> Vec<&mut [A]> {
     lens.map(|len| {
         let (part, rest) = std::mem::take(&mut elements).split_at_mut(len);
         elements = rest;
