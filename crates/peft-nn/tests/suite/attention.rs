@@ -176,6 +176,12 @@ fn nan_is_not_lost() {
         let output = attention(&(q * f64::NAN).unwrap(), &k, &v, &AttentionOptions::causal()).unwrap();
         assert!(elements(&output).iter().all(|x| x.is_nan()));
     }
+    // In one of several parts of the keys that are brought together.
+    let [q, k, v] = qkv(1, [1, 1], [1, 3000], 4, 1).map(|t| t.to_dtype(DType::F32).unwrap());
+    let part = |first: usize, len: usize| k.narrow(2, first, len).unwrap();
+    let k = Tensor::cat(&[part(0, 1024), (part(1024, 1024) * f64::NAN).unwrap(), part(2048, 952)], 2).unwrap();
+    let output = attention(&q, &k, &v, &AttentionOptions::causal()).unwrap();
+    assert!(elements(&output).iter().all(|x| x.is_nan()));
 }
 
 #[test]

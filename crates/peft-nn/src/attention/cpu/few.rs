@@ -19,10 +19,9 @@ use crate::cpu::simd::dispatch;
 /// Keys of a task.
 const KEYS: usize = 1024;
 /// Keys of a block: their values are laid out together.
-pub(super) const BLOCK: usize = 128;
+const BLOCK: usize = 128;
 /// Multiply-adds that are not worth another thread: there is little more to do than to read.
 const SMALL: usize = 1 << 20;
-
 /// Queries of a group of heads, for each of which a key is multiplied alone.
 const QUERIES: usize = 12;
 
@@ -154,10 +153,10 @@ where
         let others = other_states.chunks_exact(rows).zip(other_sums.chunks_exact_mut(rows * width));
         for (other_states, other_sums) in others {
             for (row, (state, other)) in states.iter_mut().zip(other_states).enumerate() {
-                let max = Float::max(state.max, other.max);
-                if other.max == T::Acc::neg_infinity() {
+                if other.sum == T::acc(0.0) {
                     continue;
                 }
+                let max = Float::max(state.max, other.max);
                 let factors = ((state.max - max).exp(), (other.max - max).exp());
                 let (sums, others) = (&mut sums[row * width..][..width], &mut other_sums[row * width..][..width]);
                 T::Acc::row_scale(simd, sums, factors.0);
