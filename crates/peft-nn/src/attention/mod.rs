@@ -33,7 +33,7 @@ const NAME: &str = "attention";
 ///
 /// On the CPU scores exist a block at a time, after Dao 2023 (FlashAttention-2, arXiv:2307.08691): memory is linear in
 /// the number of queries and keys, and blocks that no query of theirs sees are skipped. The backward pass computes them
-/// again from one number for each query. The gradient reaches those of `q`, `k` and `v` that are tracked, and never a
+/// again from two numbers for each query. The gradient reaches those of `q`, `k` and `v` that are tracked, and never a
 /// mask.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
     let geometry = Geometry::separate(NAME, q, k, v)?;

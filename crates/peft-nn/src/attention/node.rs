@@ -17,8 +17,8 @@ pub(super) struct Attention {
     pub(super) rotary: Option<(Tensor, Tensor)>,
     pub(super) scale: f64,
     pub(super) visibility: Visibility,
-    /// Of the forward pass, `(batch, heads, queries)`; the kernel's only.
-    pub(super) log_sums: Option<Tensor>,
+    /// What the forward pass divided by, two numbers for each query; the kernel's only.
+    pub(super) normalisers: Option<Tensor>,
 }
 
 impl Attention {
@@ -36,14 +36,14 @@ impl Attention {
         let scale = options.scale.unwrap_or_else(|| 1.0 / (head_dim as f64).sqrt());
         let [q, k, v] = [q, k, v].map(|operand| with_contiguous_rows(&operand.detach()));
         let (q, k, v) = (q?, k?, v?);
-        Ok(Self { name, q, k, v, geometry, rotary: None, scale, visibility, log_sums: None })
+        Ok(Self { name, q, k, v, geometry, rotary: None, scale, visibility, normalisers: None })
     }
 
     /// Runs the forward pass and joins it to the inputs.
     pub(super) fn apply(mut self, inputs: [&Tensor; 3]) -> Result<Tensor> {
         let value = if self.on_cpu() {
-            let (value, log_sums) = cpu::forward(&self)?;
-            self.log_sums = Some(log_sums);
+            let (value, normalisers) = cpu::forward(&self)?;
+            self.normalisers = Some(normalisers);
             value
         } else {
             composed::forward(&self)?
@@ -60,8 +60,8 @@ impl Backward<3> for Attention {
     const NAME: &'static str = "attention";
 
     fn backward(&self, output: &Tensor, grad: &Tensor, wanted: [bool; 3]) -> Result<[Option<Tensor>; 3]> {
-        match &self.log_sums {
-            Some(log_sums) => cpu::backward(self, output, log_sums, grad, wanted),
+        match &self.normalisers {
+            Some(normalisers) => cpu::backward(self, output, normalisers, grad, wanted),
             None => composed::backward(self, grad, wanted),
         }
     }

@@ -66,12 +66,12 @@ impl Case {
     #[track_caller]
     fn check(&self, (dtype, tolerance): (DType, f64)) {
         let mut op = self.op(dtype);
-        let (output, log_sums) = cpu::forward(&op).unwrap();
+        let (output, normalisers) = cpu::forward(&op).unwrap();
         let output = output.into_tensor();
         assert_close(&output, &composed::forward(&op).unwrap().into_tensor(), tolerance);
-        op.log_sums = Some(log_sums.clone());
+        op.normalisers = Some(normalisers.clone());
         let grad = sample(output.shape(), 5, dtype);
-        let kernel = cpu::backward(&op, &output, &log_sums, &grad, [true; 3]).unwrap();
+        let kernel = cpu::backward(&op, &output, &normalisers, &grad, [true; 3]).unwrap();
         let composed = composed::backward(&op, &grad, [true; 3]).unwrap();
         for (kernel, composed) in kernel.into_iter().zip(composed) {
             assert_near(&kernel.unwrap(), &composed.unwrap(), tolerance);
@@ -182,11 +182,11 @@ fn all_vector_instructions() {
 /// Output and gradients as bits.
 fn bits(case: &Case, dtype: DType) -> Vec<Vec<u64>> {
     let op = case.op(dtype);
-    let (output, log_sums) = cpu::forward(&op).unwrap();
+    let (output, normalisers) = cpu::forward(&op).unwrap();
     let output = output.into_tensor();
     let grad = sample(output.shape(), 5, dtype);
-    let gradients = cpu::backward(&op, &output, &log_sums, &grad, [true; 3]).unwrap();
-    let all = gradients.into_iter().flatten().chain([output, log_sums]);
+    let gradients = cpu::backward(&op, &output, &normalisers, &grad, [true; 3]).unwrap();
+    let all = gradients.into_iter().flatten().chain([output, normalisers]);
     all.map(|tensor| elements(&tensor).into_iter().map(f64::to_bits).collect()).collect()
 }
 
@@ -224,12 +224,12 @@ fn registers_of_every_length_give_the_same_bits() {
 fn only_what_is_wanted_is_computed() -> Result<()> {
     let case = Case::new([3, 1], [40, 40], [16, 16], AttentionOptions::causal()).merged(Some(true));
     let op = case.op(DType::F32);
-    let (output, log_sums) = cpu::forward(&op)?;
+    let (output, normalisers) = cpu::forward(&op)?;
     let output = output.into_tensor();
     let grad = sample(output.shape(), 5, DType::F32);
-    let all = cpu::backward(&op, &output, &log_sums, &grad, [true; 3])?;
+    let all = cpu::backward(&op, &output, &normalisers, &grad, [true; 3])?;
     for wanted in (0..8).map(|bits| [0, 1, 2].map(|i| bits >> i & 1 == 1)) {
-        let some = cpu::backward(&op, &output, &log_sums, &grad, wanted)?;
+        let some = cpu::backward(&op, &output, &normalisers, &grad, wanted)?;
         for ((some, all), wanted) in some.iter().zip(&all).zip(wanted) {
             assert_eq!(some.is_some(), wanted);
             if let (Some(some), Some(all)) = (some, all) {

@@ -64,10 +64,23 @@ pub(super) trait Arithmetic: Element<Acc = Self> + Float {
     fn row_max<S: Simd>(simd: S, row: &[Self]) -> Self;
     fn row_add<S: Simd>(simd: S, row: &mut [Self], term: &[Self]);
     fn row_scale<S: Simd>(simd: S, row: &mut [Self], factor: Self);
-    /// `row = exp(row - shift)`; returns its sum. `exp(-inf)` is zero.
-    fn row_exp<S: Simd>(simd: S, row: &mut [Self], shift: Self) -> Self;
-    /// `scores = exp(scores - shift)` and `grads = scores * (grads - dot)`.
-    fn row_exp_gradient<S: Simd>(simd: S, scores: &mut [Self], grads: &mut [Self], shift: Self, dot: Self);
+    /// `row = exp(factor * row - shift)`; returns its sum. `exp(-inf)` is zero.
+    fn row_exp<S: Simd>(simd: S, row: &mut [Self], factor: Self, shift: Self) -> Self;
+    /// `scores = probabilities` and `grads = scores * (grads - dot)`.
+    fn row_gradient<S: Simd>(simd: S, scores: &mut [Self], grads: &mut [Self], normaliser: Normaliser<Self>, dot: Self);
+}
+
+/// What makes a row of scores probabilities: `exp(factor * score - shift) * inverse`.
+///
+/// One number would be enough, the logarithm of the sum of all exponentials; but where it is large its rounding shows in
+/// all of them.
+#[derive(Clone, Copy)]
+pub(super) struct Normaliser<A> {
+    pub(super) factor: A,
+    /// The largest score times the factor.
+    pub(super) shift: A,
+    /// Of the sum of the exponentials.
+    pub(super) inverse: A,
 }
 
 /// The sizes that depend on the processor's registers.
@@ -148,13 +161,13 @@ impl Arithmetic for f32 {
     }
 
     #[inline(always)]
-    fn row_exp<S: Simd>(simd: S, row: &mut [f32], shift: f32) -> f32 {
-        rows::exp(simd, row, shift)
+    fn row_exp<S: Simd>(simd: S, row: &mut [f32], factor: f32, shift: f32) -> f32 {
+        rows::exp(simd, row, factor, shift)
     }
 
     #[inline(always)]
-    fn row_exp_gradient<S: Simd>(simd: S, scores: &mut [f32], grads: &mut [f32], shift: f32, dot: f32) {
-        rows::exp_gradient(simd, scores, grads, shift, dot);
+    fn row_gradient<S: Simd>(simd: S, scores: &mut [f32], grads: &mut [f32], normaliser: Normaliser<f32>, dot: f32) {
+        rows::gradient(simd, scores, grads, normaliser, dot);
     }
 }
 
@@ -246,15 +259,16 @@ impl Arithmetic for f64 {
     }
 
     #[inline(always)]
-    fn row_exp<S: Simd>(_: S, row: &mut [f64], shift: f64) -> f64 {
-        row.iter_mut().for_each(|x| *x = (*x - shift).exp());
+    fn row_exp<S: Simd>(_: S, row: &mut [f64], factor: f64, shift: f64) -> f64 {
+        row.iter_mut().for_each(|x| *x = (*x * factor - shift).exp());
         row.iter().sum()
     }
 
     #[inline(always)]
-    fn row_exp_gradient<S: Simd>(_: S, scores: &mut [f64], grads: &mut [f64], shift: f64, dot: f64) {
+    fn row_gradient<S: Simd>(_: S, scores: &mut [f64], grads: &mut [f64], normaliser: Normaliser<f64>, dot: f64) {
+        let Normaliser { factor, shift, inverse } = normaliser;
         for (score, grad) in scores.iter_mut().zip(grads) {
-            *score = (*score - shift).exp();
+            *score = (*score * factor - shift).exp() * inverse;
             *grad = *score * (*grad - dot);
         }
     }

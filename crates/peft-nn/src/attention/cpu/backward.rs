@@ -29,7 +29,7 @@ pub(super) struct Upstream<'a, T: Element> {
     pub(super) grad: Heads<'a, T>,
     pub(super) output: Heads<'a, T>,
     /// `(batch, heads, queries)`
-    pub(super) log_sums: &'a [T::Acc],
+    pub(super) normalisers: &'a [[T::Acc; 2]],
 }
 
 /// The gradients that are wanted, in the operands' arrangement.
@@ -214,7 +214,7 @@ where
                     T::Acc::row_add(simd, &mut sum, &rows[row * width..][..width]);
                 }
             }
-            T::Acc::row_scale(simd, &mut sum, inputs.scale);
+            T::Acc::row_scale(simd, &mut sum, inputs.scale.whole());
             let index = g.arrangement.row((batch, head, query), g.heads, g.queries);
             // SAFETY: no other task has this head and query.
             inputs.store_query(batch, query, &sum, unsafe { dq.row(index) });

@@ -31,7 +31,7 @@ pub(super) fn are_few(g: &Geometry) -> bool {
 }
 
 /// As [`forward`](super::forward::forward).
-pub(super) fn forward<T: Element>(inputs: Inputs<'_, T>, out: &mut [T], log_sums: &mut [T::Acc])
+pub(super) fn forward<T: Element>(inputs: Inputs<'_, T>, out: &mut [T], normalisers: &mut [[T::Acc; 2]])
 where
     T::Acc: Arithmetic,
 {
@@ -54,10 +54,10 @@ where
             dispatch(Task { inputs, batch, head, keys, states, sums });
         });
     }
-    let (out, log_sums) = (Rows::of(out, g.value_dim), Rows::of(log_sums, 1));
+    let (out, normalisers) = (Rows::of(out, g.value_dim), Rows::of(normalisers, 1));
     for entry in 0..entries {
         let (batch, head) = (entry / g.kv_heads, entry % g.kv_heads);
-        let written = Written { inputs, batch, head, queries: 0..g.queries, out: &out, log_sums: &log_sums };
+        let written = Written { inputs, batch, head, queries: 0..g.queries, out: &out, normalisers: &normalisers };
         let part = entry * chunks * rows..(entry + 1) * chunks * rows;
         let (states, sums) = (&mut states[part.clone()], &mut sums[part.start * width..part.end * width]);
         dispatch(Merge { states, sums, written });
@@ -116,7 +116,7 @@ where
                 let window = Window { seen: seen.clone(), columns: columns.clone(), start };
                 hide(simd, &mut scores[row * BLOCK..][..columns.len()], window.of_row(of_row(row)), terms);
             }
-            absorb(simd, (&mut scores, BLOCK, columns.len()), states, sums, value_width);
+            absorb(simd, (&mut scores, BLOCK, columns.len()), inputs.scale.score, states, sums, value_width);
             pack::straight(simd, seen.len(), g.value_dim, &mut values, |i, row| {
                 inputs.load_value(batch, head, start + seen.start + i, row);
             });

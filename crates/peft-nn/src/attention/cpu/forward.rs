@@ -1,4 +1,4 @@
-//! Output and log-sum-exp of every query.
+//! The output, and what normalises the exponentials of every query.
 
 use std::ops::Range;
 
@@ -21,14 +21,15 @@ const QUERIES: usize = 48;
 /// Keys of a block: a tile of scores stays in the first-level cache, keys and values in the second.
 pub(super) const KEYS: usize = 256;
 
-/// Writes rows of the output, `(.., value_dim)` in the operands' arrangement, and `log_sums (batch, heads, queries)`.
-pub(super) fn forward<T: Element>(inputs: Inputs<'_, T>, out: &mut [T], log_sums: &mut [T::Acc])
+/// Writes rows of the output, `(.., value_dim)` in the operands' arrangement, and for each query of `(batch, heads,
+/// queries)` the shift and the inverse of its [`Normaliser`](super::arithmetic::Normaliser).
+pub(super) fn forward<T: Element>(inputs: Inputs<'_, T>, out: &mut [T], normalisers: &mut [[T::Acc; 2]])
 where
     T::Acc: Arithmetic,
 {
     let g = inputs.geometry;
     if few::are_few(&g) {
-        return few::forward(inputs, out, log_sums);
+        return few::forward(inputs, out, normalisers);
     }
     let blocks = Blocks::new(&inputs);
     let entries = g.batch * g.kv_heads;
@@ -45,7 +46,7 @@ where
     } else {
         packed.chunks_mut(len).enumerate().for_each(pack);
     }
-    let (out, log_sums) = (Rows::of(out, g.value_dim), Rows::of(log_sums, 1));
+    let (out, normalisers) = (Rows::of(out, g.value_dim), Rows::of(normalisers, 1));
     let parts = g.queries.div_ceil(QUERIES);
     for_each_task(entries * parts, parallel, |index| {
         // The last queries see the most keys.
@@ -53,7 +54,7 @@ where
         let (batch, head) = (entry / g.kv_heads, entry % g.kv_heads);
         let queries = part * QUERIES..g.queries.min((part + 1) * QUERIES);
         let packed = &packed[entry * blocks.count * len..][..blocks.count * len];
-        let written = Written { inputs, batch, head, queries, out: &out, log_sums: &log_sums };
+        let written = Written { inputs, batch, head, queries, out: &out, normalisers: &normalisers };
         dispatch(Task { blocks, packed, written });
     });
 }
@@ -124,7 +125,7 @@ pub(super) struct Written<'a, T: Element> {
     pub(super) head: usize,
     pub(super) queries: Range<usize>,
     pub(super) out: &'a Rows<'a, T>,
-    pub(super) log_sums: &'a Rows<'a, T::Acc>,
+    pub(super) normalisers: &'a Rows<'a, [T::Acc; 2]>,
 }
 
 /// What is known of a row of scores after some blocks of keys.
@@ -140,6 +141,15 @@ pub(super) struct RowState<A> {
 impl<A: Arithmetic> Default for RowState<A> {
     fn default() -> Self {
         Self { max: A::neg_infinity(), sum: A::zero(), factor: A::one() }
+    }
+}
+
+impl<A: Arithmetic> RowState<A> {
+    /// What is taken from the scores. Where the row saw nothing that is any finite number: the exponentials of hidden
+    /// scores are zero, and those of NaN are NaN.
+    #[inline(always)]
+    fn shift(&self) -> A {
+        if self.max == A::neg_infinity() { A::zero() } else { self.max }
     }
 }
 
@@ -188,12 +198,13 @@ where
                         hide(simd, &mut scores[i * stride..][..width], window.of_row(of_row(i)), terms);
                     }
                     let (scores_of, states) = (&mut scores[..], &mut states[at..at + height]);
-                    absorb(simd, (scores_of, stride, width), states, &mut sums[at * value_width..], value_width);
+                    let sums = &mut sums[at * value_width..];
+                    absorb(simd, (scores_of, stride, width), inputs.scale.score, states, sums, value_width);
                     let seen = &window.seen;
                     let lhs = Lhs { elements: &scores[seen.start - window.columns.start..], row: stride, depth: 1 };
                     let rows = in_block.len();
                     let panels = Panels { elements: values, rows, from: seen.start, columns: value_width };
-                    let out = Out { elements: &mut sums[at * value_width..], stride: value_width, add: true };
+                    let out = Out { elements: sums, stride: value_width, add: true };
                     T::Acc::product(simd, height, seen.len(), lhs, panels, out);
                 }
             }
@@ -215,33 +226,35 @@ where
         for (at, state) in states.iter().enumerate() {
             let (head, query) = (self.head * g.group() + at / count, self.queries.start + at % count);
             // SAFETY: no other task has this head and query.
-            let (out, log_sum) = unsafe {
+            let (out, normaliser) = unsafe {
                 let index = g.arrangement.row((self.batch, head, query), g.heads, g.queries);
                 let of_query = (self.batch * g.heads + head) * g.queries + query;
-                (self.out.row(index), self.log_sums.row(of_query))
+                (self.out.row(index), self.normalisers.row(of_query))
             };
             let sees = state.sum != T::acc(0.0);
-            let factor = if sees { state.sum.recip() } else { T::acc(0.0) };
-            row.iter_mut().zip(&sums[at * value_width..]).for_each(|(x, &sum)| *x = sum * factor);
+            let divisor = if sees { state.sum } else { T::acc(1.0) };
+            row.iter_mut().zip(&sums[at * value_width..]).for_each(|(x, &sum)| *x = sum / divisor);
             narrow(&row, out);
-            // A query that sees nothing: every probability is exp(score - inf).
-            log_sum[0] = if sees { state.max + state.sum.ln() } else { T::Acc::infinity() };
+            // A query that sees nothing gets no probability in the backward pass either.
+            let inverse = if sees { state.sum.recip() } else { T::acc(0.0) };
+            normaliser[0] = [state.shift(), inverse];
         }
     }
 }
 
-/// Makes rows of scores exponentials, and brings what was summed before to the same maximum.
+/// Makes rows of scores exponentials of their multiples, and brings what was summed before to the same maximum.
 #[inline(always)]
 pub(super) fn absorb<A: Arithmetic, S: Simd>(
     simd: S,
     (scores, stride, width): (&mut [A], usize, usize),
+    factor: A,
     states: &mut [RowState<A>],
     sums: &mut [A],
     value_width: usize,
 ) {
     // One pass after another: a row need not wait for the maximum of the last.
     for (i, state) in states.iter_mut().enumerate() {
-        let max = Float::max(state.max, A::row_max(simd, &scores[i * stride..][..width]));
+        let max = Float::max(state.max, A::row_max(simd, &scores[i * stride..][..width]) * factor);
         // Of nothing there is nothing to scale.
         state.factor = if state.sum == A::zero() { A::one() } else { (state.max - max).exp() };
         state.max = max;
@@ -250,8 +263,7 @@ pub(super) fn absorb<A: Arithmetic, S: Simd>(
         if state.factor != A::one() {
             A::row_scale(simd, &mut sums[i * value_width..][..value_width], state.factor);
         }
-        // The exponentials of hidden scores are zero, and those of NaN are NaN, whatever the shift.
-        let shift = if state.max == A::neg_infinity() { A::zero() } else { state.max };
-        state.sum = state.sum * state.factor + A::row_exp(simd, &mut scores[i * stride..][..width], shift);
+        let shift = state.shift();
+        state.sum = state.sum * state.factor + A::row_exp(simd, &mut scores[i * stride..][..width], factor, shift);
     }
 }

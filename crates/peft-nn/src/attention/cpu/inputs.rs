@@ -18,8 +18,27 @@ pub(super) struct Inputs<'a, T: Element> {
     pub(super) v: Heads<'a, T>,
     pub(super) tables: Option<Tables<'a, T::Acc>>,
     pub(super) mask: &'a Mask<'a, T::Acc>,
-    pub(super) scale: T::Acc,
+    pub(super) scale: Scale<T::Acc>,
     pub(super) tiles: Tiles,
+}
+
+/// What the scores are multiplied with, in two parts of which one is 1.
+#[derive(Clone, Copy)]
+pub(super) struct Scale<A> {
+    /// Of the queries.
+    query: A,
+    /// Of the scores, positive: the largest score is the largest one still, and what is hidden stays hidden.
+    pub(super) score: A,
+}
+
+impl<A: Arithmetic> Scale<A> {
+    fn of(scale: A) -> Self {
+        if scale > A::zero() { Self { query: A::one(), score: scale } } else { Self { query: scale, score: A::one() } }
+    }
+
+    pub(super) fn whole(self) -> A {
+        self.query * self.score
+    }
 }
 
 /// Calls `f` with the operands borrowed. `block` is what [`Mask::new`] asks for.
@@ -47,7 +66,7 @@ where
     };
     let mask = Mask::new(&op.visibility, geometry.keys, block)?;
     let (q, k, v) = (q.heads()?, k.heads()?, v.heads()?);
-    let (scale, tiles) = (T::acc(op.scale), Tiles::of::<T::Acc>());
+    let (scale, tiles) = (Scale::of(T::acc(op.scale)), Tiles::of::<T::Acc>());
     f(Inputs { geometry, q, k, v, tables, mask: &mask, scale, tiles })
 }
 
@@ -55,18 +74,15 @@ impl<T: Element> Inputs<'_, T>
 where
     T::Acc: Arithmetic,
 {
-    /// A query, rotated and times the scale of the scores.
+    /// A query, rotated and times its part of the scale.
     #[inline(always)]
     pub(super) fn load_query(&self, batch: usize, head: usize, query: usize, out: &mut [T::Acc]) {
-        let row = self.q.row(batch, head, query);
-        let scale = self.scale;
-        match &self.tables {
-            None => out.iter_mut().zip(row).for_each(|(out, x)| *out = x.widen() * scale),
-            Some(tables) => {
-                widen(row, out);
-                tables.rotate::<T>(batch, self.position(query), out);
-                out.iter_mut().for_each(|x| *x *= scale);
-            }
+        widen(self.q.row(batch, head, query), out);
+        if let Some(tables) = &self.tables {
+            tables.rotate::<T>(batch, self.position(query), out);
+        }
+        if self.scale.query != T::acc(1.0) {
+            out.iter_mut().for_each(|x| *x *= self.scale.query);
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::arithmetic::{Arithmetic, Lhs, Out, Panels};
+use super::arithmetic::{Arithmetic, Lhs, Normaliser, Out, Panels};
 use super::backward::Upstream;
 use super::inputs::{Inputs, narrow, widen};
 use super::pack;
@@ -61,7 +61,7 @@ where
                     self.sum_keys(simd, &queries, &block, &mut buffers);
                 }
             }
-            self.store(&block, &buffers);
+            self.store(simd, &block, &mut buffers);
         }
     }
 }
@@ -198,13 +198,15 @@ where
         for i in first..first + height {
             let p = &mut p[i * stride..][..stride];
             hide(simd, &mut p[columns.clone()], window.of_row(of_row(i - first)), terms);
-            let log_sum = self.upstream.log_sums[of_head + i];
+            let [shift, inverse] = self.upstream.normalisers[of_head + i];
+            let normaliser = Normaliser { factor: self.inputs.scale.score, shift, inverse };
             if ds.is_empty() {
-                T::Acc::row_exp(simd, &mut p[columns.clone()], log_sum);
+                T::Acc::row_exp(simd, &mut p[columns.clone()], normaliser.factor, shift);
+                T::Acc::row_scale(simd, &mut p[columns.clone()], inverse);
             } else {
                 let ds = &mut ds[i * stride..][..stride];
-                let dot = self.dots[of_head + i];
-                T::Acc::row_exp_gradient(simd, &mut p[columns.clone()], &mut ds[columns.clone()], log_sum, dot);
+                let (scores, grads) = (&mut p[columns.clone()], &mut ds[columns.clone()]);
+                T::Acc::row_gradient(simd, scores, grads, normaliser, self.dots[of_head + i]);
                 zero_around(ds, &columns);
             }
             zero_around(p, &columns);
@@ -248,8 +250,9 @@ where
     }
 
     #[inline(always)]
-    fn store(&self, block: &Range<usize>, buffers: &Buffers<T::Acc>) {
+    fn store<S: Simd>(&self, simd: S, block: &Range<usize>, buffers: &mut Buffers<T::Acc>) {
         let g = self.inputs.geometry;
+        T::Acc::row_scale(simd, &mut buffers.dk, self.inputs.scale.score);
         for (i, key) in block.clone().enumerate() {
             let index = g.arrangement.row((self.batch, self.head, key), g.kv_heads, g.keys);
             if let Some(dk) = self.dk {

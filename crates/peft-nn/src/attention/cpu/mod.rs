@@ -24,7 +24,7 @@ use super::node::Attention;
 use crate::cpu::{Element, dispatch_float, read, value};
 use crate::graph::Value;
 
-/// The output, and the log-sum-exp of the scores of every query, `(batch, heads, queries)`.
+/// The output, and what normalises the exponentials of every query, `(batch, heads, queries, 2)`.
 pub(super) fn forward(op: &Attention) -> Result<(Value, Tensor)> {
     dispatch_float!(op.name, op.q, T => forward_typed::<T>(op))
 }
@@ -32,11 +32,11 @@ pub(super) fn forward(op: &Attention) -> Result<(Value, Tensor)> {
 pub(super) fn backward(
     op: &Attention,
     output: &Tensor,
-    log_sums: &Tensor,
+    normalisers: &Tensor,
     grad: &Tensor,
     wanted: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
-    dispatch_float!(op.name, op.q, T => backward_typed::<T>(op, output, log_sums, grad, wanted))
+    dispatch_float!(op.name, op.q, T => backward_typed::<T>(op, output, normalisers, grad, wanted))
 }
 
 fn forward_typed<T: Element>(op: &Attention) -> Result<(Value, Tensor)>
@@ -45,18 +45,21 @@ where
 {
     let g = op.geometry;
     let mut out = vec![T::zero(); g.batch * g.heads * g.queries * g.value_dim];
-    let mut log_sums = vec![T::acc(0.0); g.batch * g.heads * g.queries];
+    let mut normalisers = vec![[T::acc(0.0); 2]; g.batch * g.heads * g.queries];
     with_inputs::<T, _>(op, forward::KEYS, |inputs| {
-        forward::forward(inputs, &mut out, &mut log_sums);
+        forward::forward(inputs, &mut out, &mut normalisers);
         Ok(())
     })?;
-    Ok((value(out, g.output_shape()), value(log_sums, (g.batch, g.heads, g.queries)).into_tensor()))
+    Ok((
+        value(out, g.output_shape()),
+        value(normalisers.into_flattened(), (g.batch, g.heads, g.queries, 2)).into_tensor(),
+    ))
 }
 
 fn backward_typed<T: Element>(
     op: &Attention,
     output: &Tensor,
-    log_sums: &Tensor,
+    normalisers: &Tensor,
     grad: &Tensor,
     wanted: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]>
@@ -66,8 +69,9 @@ where
     let g = op.geometry;
     let (grad, output) =
         (Operand::of(grad, g.arrangement, g.value_dim)?, Operand::of(output, g.arrangement, g.value_dim)?);
-    let log_sums = read(log_sums)?;
-    let upstream = Upstream { grad: grad.heads::<T>()?, output: output.heads()?, log_sums: log_sums.as_slice()? };
+    let normalisers = read(normalisers)?;
+    let (normalisers, _) = normalisers.as_slice::<T::Acc>()?.as_chunks();
+    let upstream = Upstream { grad: grad.heads::<T>()?, output: output.heads()?, normalisers };
     let Gradients { q, k, v } =
         with_inputs::<T, _>(op, keys_task::KEYS, |inputs| Ok(backward::backward(inputs, upstream, wanted)))?;
     let tensor = |elements: Option<Vec<T>>, shape| elements.map(|elements| value(elements, shape).into_tensor());

@@ -5,6 +5,7 @@
 
 use pulp::Simd;
 
+use super::arithmetic::Normaliser;
 use crate::cpu::simd;
 
 /// Numbers that are added up side by side.
@@ -76,35 +77,36 @@ fn dot_in<S: Simd, const CHAINS: usize>(simd: S, a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn exp<S: Simd>(simd: S, row: &mut [f32], shift: f32) -> f32 {
-    in_chains!(S, exp_in(simd, row, shift))
+pub(super) fn exp<S: Simd>(simd: S, row: &mut [f32], factor: f32, shift: f32) -> f32 {
+    in_chains!(S, exp_in(simd, row, factor, shift))
 }
 
 #[inline(always)]
-fn exp_in<S: Simd, const CHAINS: usize>(simd: S, row: &mut [f32], shift: f32) -> f32 {
-    let shift = simd.splat_f32s(shift);
+fn exp_in<S: Simd, const CHAINS: usize>(simd: S, row: &mut [f32], factor: f32, shift: f32) -> f32 {
+    let scale = (simd.splat_f32s(factor), simd.splat_f32s(-shift));
     let mut sums = [simd.splat_f32s(0.0); CHAINS];
     let (full, rest) = registers_mut::<S>(row).as_chunks_mut::<CHAINS>();
     for x in full {
-        exps(simd, x, shift, &mut sums);
+        exps(simd, x, scale, &mut sums);
     }
-    exps(simd, rest, shift, &mut sums);
+    exps(simd, rest, scale, &mut sums);
     sum(simd, sums)
 }
 
 #[inline(always)]
-fn exps<S: Simd>(simd: S, row: &mut [S::f32s], shift: S::f32s, sums: &mut [S::f32s]) {
+fn exps<S: Simd>(simd: S, row: &mut [S::f32s], (factor, term): (S::f32s, S::f32s), sums: &mut [S::f32s]) {
     for (x, sum) in row.iter_mut().zip(sums) {
-        *x = simd::exp(simd, simd.sub_f32s(*x, shift));
+        *x = simd::exp(simd, simd.mul_add_e_f32s(*x, factor, term));
         *sum = simd.add_f32s(*sum, *x);
     }
 }
 
 #[inline(always)]
-pub(super) fn exp_gradient<S: Simd>(simd: S, scores: &mut [f32], grads: &mut [f32], shift: f32, dot: f32) {
-    let (shift, dot) = (simd.splat_f32s(shift), simd.splat_f32s(dot));
+pub(super) fn gradient<S: Simd>(simd: S, scores: &mut [f32], grads: &mut [f32], normaliser: Normaliser<f32>, dot: f32) {
+    let (factor, term) = (simd.splat_f32s(normaliser.factor), simd.splat_f32s(-normaliser.shift));
+    let (inverse, dot) = (simd.splat_f32s(normaliser.inverse), simd.splat_f32s(dot));
     for (score, grad) in registers_mut::<S>(scores).iter_mut().zip(registers_mut::<S>(grads)) {
-        *score = simd::exp(simd, simd.sub_f32s(*score, shift));
+        *score = simd.mul_f32s(simd::exp(simd, simd.mul_add_e_f32s(*score, factor, term)), inverse);
         *grad = simd.mul_f32s(*score, simd.sub_f32s(*grad, dot));
     }
 }
