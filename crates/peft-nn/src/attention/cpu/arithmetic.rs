@@ -45,10 +45,10 @@ pub(super) struct Out<'a, A> {
 ///
 /// All rows have a multiple of the unit in elements.
 pub(super) trait Arithmetic: Element<Acc = Self> + Float {
-    type Buffer: DerefMut<Target = [Self]> + Send + Sync;
+    type Memory: DerefMut<Target = [Self]> + Send + Sync;
 
     /// Memory for `len` numbers of no particular value.
-    fn buffer(len: usize) -> Self::Buffer;
+    fn buffer(len: usize) -> Self::Memory;
     fn tiles<S: Simd>() -> Tiles;
     /// `out = lhs * panels` for `rows` rows of `depth` elements.
     fn product<S: Simd>(
@@ -116,7 +116,7 @@ impl Tiles {
 }
 
 impl Arithmetic for f32 {
-    type Buffer = Scratch;
+    type Memory = Scratch;
 
     fn buffer(len: usize) -> Scratch {
         Scratch::new(len)
@@ -204,7 +204,7 @@ impl WithSimd for Product<'_> {
 const WIDTH: usize = 8;
 
 impl Arithmetic for f64 {
-    type Buffer = Vec<f64>;
+    type Memory = Vec<f64>;
 
     fn buffer(len: usize) -> Vec<f64> {
         vec![0.0; len]

@@ -73,21 +73,21 @@ struct Buffers<A: Arithmetic> {
     /// Columns of `p` and `ds`.
     stride: usize,
     /// Keys and values, transposed panels.
-    k_columns: A::Buffer,
-    v_columns: A::Buffer,
+    k_columns: A::Memory,
+    v_columns: A::Memory,
     /// Keys, panels.
-    k_rows: A::Buffer,
+    k_rows: A::Memory,
     /// Queries and gradients of the output: rows, and the same as panels.
-    q: A::Buffer,
-    q_rows: A::Buffer,
-    grad: A::Buffer,
-    grad_rows: A::Buffer,
+    q: A::Memory,
+    q_rows: A::Memory,
+    grad: A::Memory,
+    grad_rows: A::Memory,
     /// Scores, then probabilities; and their gradients, `(queries, keys)`.
-    p: A::Buffer,
-    ds: A::Buffer,
+    p: A::Memory,
+    ds: A::Memory,
     /// The gradients of keys and values.
-    dk: A::Buffer,
-    dv: A::Buffer,
+    dk: A::Memory,
+    dv: A::Memory,
 }
 
 impl<A: Arithmetic> Buffers<A> {
