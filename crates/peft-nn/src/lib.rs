@@ -52,7 +52,7 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
-pub use attention::{AttentionOptions, attention};
+pub use attention::{AttentionOptions, Heads, Rotary, attention, multi_head_attention};
 pub use checkpoint::{checkpoint, remembered};
 pub use combination::combination;
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};

@@ -1,6 +1,7 @@
 use candle_core::Tensor;
 
-/// Which keys the queries of [`attention`](crate::attention) see, and how scores are scaled.
+/// Which keys the queries of [`attention`](crate::attention) and
+/// [`multi_head_attention`](crate::multi_head_attention) see, and how scores are scaled.
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};
@@ -19,6 +20,9 @@ pub struct AttentionOptions {
     /// The queries are the last ones of the keys' sequence, and query `i` of `queries` sees the keys up to and
     /// including `keys - queries + i`. With a key-value cache `keys` exceeds `queries`.
     pub causal: bool,
+    /// Of the keys that a causal query sees, only so many: the last ones, up to its own. Set, it makes attention
+    /// causal.
+    pub window: Option<usize>,
     /// `(batch, keys)` of any integer dtype, zero where a key is padding that no query sees.
     pub key_padding: Option<Tensor>,
 }
@@ -32,6 +36,15 @@ impl AttentionOptions {
     /// No query sees a later key.
     pub fn causal() -> Self {
         Self { causal: true, ..Self::default() }
+    }
+
+    /// Every query sees the last `window` keys up to its own, as in models with a `sliding_window` (Mistral) in
+    /// transformers.
+    #[must_use]
+    pub fn with_window(mut self, window: usize) -> Self {
+        self.causal = true;
+        self.window = Some(window);
+        self
     }
 
     /// Multiplies the scores by `scale` in place of `1 / sqrt(head_dim)`.

@@ -1,4 +1,4 @@
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor, Var};
 use peft_nn::{AttentionOptions, attention};
 use proptest::prelude::*;
 
@@ -54,13 +54,16 @@ proptest! {
     #[test]
     fn gradients(
         (batch, kv_heads, groups, queries, past) in (1usize..3, 1usize..3, 1usize..3, 1usize..4, 0usize..3),
-        causal: bool,
+        (causal, window) in (any::<bool>(), prop::option::of(1usize..4)),
         padding in 0usize..2,
         tracked in 1usize..8,
         seed: u64,
     ) {
         let all = qkv(batch, [kv_heads * groups, kv_heads], [queries, queries + past], 2, seed);
         let mut options = if causal { AttentionOptions::causal() } else { AttentionOptions::full() };
+        if let Some(window) = window {
+            options = options.with_window(window);
+        }
         if padding > 0 {
             options = options.with_key_padding(left_padding(batch, queries + past, padding));
         }
@@ -91,6 +94,17 @@ proptest! {
         let sees = visible(batch, queries, keys, |b, i, j| (!causal || j <= past + i) && (b > 0 || j >= padding));
         let expected = explicit(&q, &k, &v, &sees, 0.7).unwrap();
         assert_close(&attention(&q, &k, &v, &options).unwrap(), &expected, 1e-5);
+    }
+}
+
+#[test]
+fn a_window_shows_the_last_keys_up_to_a_query() {
+    for window in 1..8 {
+        let [q, k, v] = qkv(2, [4, 2], [4, 6], 4, 1);
+        let sees = visible(2, 4, 6, |_, i, j| j <= 2 + i && j + window > 2 + i);
+        let expected = explicit(&q, &k, &v, &sees, 0.5).unwrap();
+        let options = AttentionOptions::causal().with_window(window);
+        assert_close(&attention(&q, &k, &v, &options).unwrap(), &expected, 1e-14);
     }
 }
 
@@ -136,6 +150,41 @@ fn hidden_keys_may_hold_anything() {
 }
 
 #[test]
+fn hidden_keys_and_values_may_be_nan_in_both_passes() {
+    let [q, k, v] = qkv(1, [2, 1], [3, 3], 2, 1);
+    let options = AttentionOptions::full().with_key_padding(left_padding(1, 3, 1));
+    let nan = |t: &Tensor| {
+        let first = (t.narrow(2, 0, 1).unwrap() * f64::NAN).unwrap();
+        Tensor::cat(&[first, t.narrow(2, 1, 2).unwrap()], 2).unwrap()
+    };
+    let run = |k: &Tensor, v: &Tensor| {
+        let vars = [&q, k, v].map(|t| Var::from_tensor(t).unwrap());
+        let output = attention(&vars[0], &vars[1], &vars[2], &options).unwrap();
+        let grads = output.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let grads = vars.map(|var| grads.get(&var).unwrap().clone());
+        grads.into_iter().chain([output]).collect::<Vec<_>>()
+    };
+    for (with_nan, without) in run(&nan(&k), &nan(&v)).iter().zip(run(&k, &v)) {
+        assert_close(with_nan, &without, 0.0);
+    }
+}
+
+#[test]
+fn nan_is_not_lost() {
+    for queries in [1, 40] {
+        let [q, k, v] = qkv(1, [1, 1], [queries, 40], 4, 1).map(|t| t.to_dtype(DType::F32).unwrap());
+        let output = attention(&(q * f64::NAN).unwrap(), &k, &v, &AttentionOptions::causal()).unwrap();
+        assert!(elements(&output).iter().all(|x| x.is_nan()));
+    }
+    // In one of several parts of the keys that are brought together.
+    let [q, k, v] = qkv(1, [1, 1], [1, 3000], 4, 1).map(|t| t.to_dtype(DType::F32).unwrap());
+    let part = |first: usize, len: usize| k.narrow(2, first, len).unwrap();
+    let k = Tensor::cat(&[part(0, 1024), (part(1024, 1024) * f64::NAN).unwrap(), part(2048, 952)], 2).unwrap();
+    let output = attention(&q, &k, &v, &AttentionOptions::causal()).unwrap();
+    assert!(elements(&output).iter().all(|x| x.is_nan()));
+}
+
+#[test]
 fn masks_of_any_integer_dtype() {
     let [q, k, v] = qkv(1, [1, 1], [2, 3], 2, 1);
     let with = |dtype: DType| {
@@ -151,6 +200,15 @@ fn strided_inputs() {
     let inputs = [random((2, 3, 2, 4), 1), random((2, 3, 1, 4), 2), random((2, 3, 1, 4), 3)];
     check_gradients(&inputs, |t| {
         let [q, k, v] = [0, 1, 2].map(|i| t[i].transpose(1, 2));
+        attention(&q?, &k?, &v?, &AttentionOptions::causal())
+    });
+}
+
+#[test]
+fn rows_that_are_not_contiguous() {
+    let inputs = [random((1, 2, 4, 3), 1), random((1, 1, 4, 3), 2), random((1, 1, 4, 3), 3)];
+    check_gradients(&inputs, |t| {
+        let [q, k, v] = [0, 1, 2].map(|i| t[i].transpose(2, 3));
         attention(&q?, &k?, &v?, &AttentionOptions::causal())
     });
 }
@@ -190,6 +248,7 @@ fn wrong_operands_are_errors() {
     assert!(fails(&q, &k.to_dtype(DType::F32).unwrap(), &v, &full).contains("key is f32"));
     let last = |t: &Tensor| t.narrow(2, 0, 2).unwrap();
     assert!(fails(&q, &last(&k), &last(&v), &AttentionOptions::causal()).contains("at least as many keys, got 2"));
+    assert!(fails(&q, &k, &v, &AttentionOptions::causal().with_window(0)).contains("window is 0 keys"));
     let padding = |mask: Tensor| AttentionOptions::full().with_key_padding(mask);
     assert!(fails(&q, &k, &v, &padding(left_padding(2, 4, 0))).contains("mask has shape [2, 4], expected [2, 3]"));
     assert!(fails(&q, &k, &v, &padding(random((2, 3), 1))).contains("integer"));

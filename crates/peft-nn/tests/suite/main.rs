@@ -3,12 +3,14 @@
 
 mod activations;
 mod attention;
+mod attention_memory;
 mod checkpoint;
 mod combination;
 mod cross_entropy;
 mod embedding;
 mod linear;
 mod linear_cross_entropy;
+mod multi_head_attention;
 mod normalisation;
 mod rope;
 mod softmax;

@@ -1,12 +1,12 @@
-//! Outputs and gradients against those of PyTorch and transformers, which `tests/fixtures/torch_ops.py` wrote.
+//! Outputs and gradients against those of PyTorch and transformers, which `tests/fixtures/torch_{ops,attention}.py` wrote.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use peft_nn::{
-    AttentionOptions, IGNORE_INDEX, WeightLayout, attention, cross_entropy, embedding, gelu_new, layer_norm, linear,
-    rms_norm, rope, softmax_last_dim, swiglu,
+    AttentionOptions, Heads, IGNORE_INDEX, Rotary, WeightLayout, attention, cross_entropy, embedding, gelu_new,
+    layer_norm, linear, multi_head_attention, rms_norm, rope, softmax_last_dim, swiglu,
 };
 
 use crate::support::assert_close;
@@ -19,13 +19,14 @@ struct Case {
 
 impl Case {
     fn load(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch_ops.safetensors");
-        let all = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let load = |file| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
+            candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+        };
+        let all = ["torch_ops.safetensors", "torch_attention.safetensors"].into_iter().flat_map(load);
         let prefix = format!("{name}.");
-        let tensors: HashMap<String, Tensor> = all
-            .into_iter()
-            .filter_map(|(key, tensor)| Some((key.strip_prefix(&prefix)?.to_string(), tensor)))
-            .collect();
+        let tensors: HashMap<String, Tensor> =
+            all.filter_map(|(key, tensor)| Some((key.strip_prefix(&prefix)?.to_string(), tensor))).collect();
         let vars = tensors
             .keys()
             .filter_map(|key| key.strip_suffix(".grad"))
@@ -97,6 +98,21 @@ fn grouped_query_attention_with_causal_and_padding_masks() {
         let options = AttentionOptions::causal().with_key_padding(c.get("key_padding").clone());
         attention(c.get("q"), c.get("k"), c.get("v"), &options)
     });
+}
+
+#[test]
+fn attention_of_whole_layers() {
+    let heads = Heads { query: 6, key_value: 2 };
+    let run = |options: AttentionOptions| {
+        move |c: &Case| {
+            let rotary = c.tensors.contains_key("cos").then(|| Rotary { cos: c.get("cos"), sin: c.get("sin") });
+            multi_head_attention(c.get("q"), c.get("k"), c.get("v"), heads, rotary, &options)
+        }
+    };
+    check("layer_causal", run(AttentionOptions::causal()));
+    check("layer_window", run(AttentionOptions::causal().with_window(3)));
+    check("layer_window_cached", run(AttentionOptions::causal().with_window(3)));
+    check("layer_full", run(AttentionOptions::full()));
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(crate) use matrix::{Matrix, Values};
 pub(crate) use pack::Panels;
 pub(crate) use product::{ByRows, product, product_by_rows};
 pub(crate) use scratch::Scratch;
-pub(crate) use tile::{Destination, Strided, panel_product};
+pub(crate) use tile::{Destination, Strided, panel_product, tile_rows};
 
 /// Terms that are added up in registers before they are added to memory: as many as leave a tile's rows in the first-level cache and
 /// a few panels in the second.

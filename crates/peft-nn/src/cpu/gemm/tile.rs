@@ -92,20 +92,22 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
     // SAFETY: the caller's promise; registers may be read from any address.
     unsafe {
-        let left = lhs.data.as_ptr().add(row * lhs.row);
-        let right = panel.as_ptr();
-        for k in 0..depth {
-            let right = right.add(k * V * lanes);
+        let mut left = lhs.data.as_ptr().add(row * lhs.row);
+        let mut right = panel.as_ptr();
+        for _ in 0..depth {
             let mut columns = [simd.splat_f32s(0.0); V];
             for (v, register) in columns.iter_mut().enumerate() {
                 *register = right.add(v * lanes).cast::<S::f32s>().read_unaligned();
             }
             for (i, sums) in sums.iter_mut().enumerate() {
-                let factor = simd.splat_f32s(*left.add(i * lhs.row + k * lhs.depth));
+                // Wrapping, for no check should stand between the additions; the assertions of the caller are enough.
+                let factor = simd.splat_f32s(*left.add(i.wrapping_mul(lhs.row)));
                 for (sum, &column) in sums.iter_mut().zip(&columns) {
                     *sum = simd.mul_add_e_f32s(factor, column, *sum);
                 }
             }
+            left = left.wrapping_add(lhs.depth);
+            right = right.wrapping_add(V * lanes);
         }
         let out = destination.data.as_mut_ptr().add(row * destination.stride);
         for (i, sums) in sums.iter().enumerate() {
