@@ -29,12 +29,14 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+mod add;
 mod attention;
 mod checks;
 mod cpu;
 mod cross_entropy;
 mod div_frozen;
 mod embedding;
+mod gelu;
 mod gelu_new;
 mod graph;
 mod layer_norm;
@@ -47,15 +49,17 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
+pub use add::add;
 pub use attention::{AttentionOptions, attention};
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;
+pub use gelu::gelu;
 pub use gelu_new::gelu_new;
 pub use layer_norm::layer_norm;
 pub use linear::{WeightLayout, linear};
 pub use mul_frozen::mul_frozen;
 pub use rms_norm::rms_norm;
-pub use rope::rope;
+pub use rope::{RopeLayout, rope, rope_with_layout};
 pub use softmax::softmax_last_dim;
 pub use swiglu::swiglu;

@@ -113,7 +113,7 @@ macro_rules! sixteen_bit {
 
             #[inline(always)]
             fn rounded<S: Simd>(x: Lanes<S, f32>) -> Lanes<S, f32> {
-                x.map(|simd, x| $rounded(simd, x))
+                x.with($rounded(x.simd, x.register))
             }
 
             #[inline(always)]

@@ -8,4 +8,4 @@ mod sixteen;
 
 pub(crate) use element::{Element, dispatch_float};
 pub(crate) use loops::{Columns, Rows, for_each_item, for_each_row, map, map_rows, sum_columns};
-pub(crate) use read::{read, value};
+pub(crate) use read::{read, read_strided, value};

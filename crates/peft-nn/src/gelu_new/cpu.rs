@@ -49,6 +49,6 @@ impl Elementwise<2, 1> for Gradient {
     fn apply<S: Simd, T: Element>(self, [x, grad]: [Lanes<S, T::Acc>; 2]) -> [Lanes<S, T::Acc>; 1] {
         let [inner, slope] = inner(x);
         let sigmoid = (inner * 2.0).sigmoid();
-        [grad * sigmoid * (x * 2.0 * (-sigmoid + 1.0) * slope + 1.0)]
+        [grad * sigmoid * (x * 2.0 * (1.0 - sigmoid) * slope + 1.0)]
     }
 }

@@ -23,10 +23,9 @@ fn inner_scale() -> f64 {
 /// and computes in the input's dtype.)
 pub fn gelu_new(x: &Tensor) -> Result<Tensor> {
     ensure_float(NAME, "input", x)?;
-    let x = x.contiguous()?;
-    let saved = GeluNew { x: x.detach() };
+    let saved = GeluNew { x: x.detach().contiguous()? };
     let value = if x.device().is_cpu() { cpu::forward(&saved)? } else { Value::Tensor(composed::forward(&saved)?) };
-    join([Some(&x)], value, saved)
+    join([Some(x)], value, saved)
 }
 
 struct GeluNew {

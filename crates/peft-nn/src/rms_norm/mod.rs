@@ -21,10 +21,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     ensure_dtype(NAME, "weight", weight, x.dtype())?;
     ensure_shape(NAME, "weight", weight, &[width])?;
 
-    let x = x.contiguous()?;
-    let saved = RmsNorm { x: x.detach(), weight: weight.detach().contiguous()?, eps };
+    let saved = RmsNorm { x: x.detach().contiguous()?, weight: weight.detach().contiguous()?, eps };
     let value = if x.device().is_cpu() { cpu::forward(&saved)? } else { Value::Tensor(composed::forward(&saved)?) };
-    join([Some(&x), Some(weight)], value, saved)
+    join([Some(x), Some(weight)], value, saved)
 }
 
 struct RmsNorm {

@@ -6,7 +6,7 @@ use pulp::Simd;
 
 use super::NAME;
 use crate::attention::Visibility;
-use crate::cpu::simd::{Elementwise, ExpSum, Lanes, sum, write};
+use crate::cpu::simd::{Elementwise, ExpSum, Lanes, Product, sum, write};
 use crate::cpu::{Element, Rows, dispatch_float, map_rows, read, value};
 use crate::graph::Value;
 
@@ -105,16 +105,6 @@ unsafe impl<T: Element> Rows<T> for Gradient<'_, T> {
         let inputs = [self.probabilities, self.grad].map(|all| &all[index * self.width..][..self.width]);
         let [dot] = sum(simd, Product, inputs);
         write(simd, FromDot { dot, scale: self.scale }, inputs, [out]);
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Product;
-
-impl Elementwise<2, 1> for Product {
-    #[inline(always)]
-    fn apply<S: Simd, T: Element>(self, [p, grad]: [Lanes<S, T::Acc>; 2]) -> [Lanes<S, T::Acc>; 1] {
-        [p * grad]
     }
 }
 

@@ -53,7 +53,7 @@ impl Elementwise<3, 2> for Gradients {
     fn apply<S: Simd, T: Element>(self, [gate, up, grad]: [Lanes<S, T::Acc>; 3]) -> [Lanes<S, T::Acc>; 2] {
         let sigmoid = gate.sigmoid();
         let grad = grad * sigmoid;
-        [grad * up * (gate * (-sigmoid + 1.0) + 1.0), grad * gate]
+        [grad * up * (gate * (1.0 - sigmoid) + 1.0), grad * gate]
     }
 }
 

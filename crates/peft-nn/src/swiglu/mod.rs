@@ -18,10 +18,9 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     ensure_float(NAME, "gate", gate)?;
     ensure_dtype(NAME, "second operand", up, gate.dtype())?;
     ensure_shape(NAME, "second operand", up, gate.dims())?;
-    let (gate, up) = (gate.contiguous()?, up.contiguous()?);
-    let saved = SwiGlu { gate: gate.detach(), up: up.detach() };
+    let saved = SwiGlu { gate: gate.detach().contiguous()?, up: up.detach().contiguous()? };
     let value = if gate.device().is_cpu() { cpu::forward(&saved)? } else { Value::Tensor(composed::forward(&saved)?) };
-    join([Some(&gate), Some(&up)], value, saved)
+    join([Some(gate), Some(up)], value, saved)
 }
 
 struct SwiGlu {

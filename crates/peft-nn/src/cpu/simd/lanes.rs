@@ -8,8 +8,8 @@ use crate::cpu::Element;
 /// A register of numbers with the operators of arithmetic, so that formulas of kernels read as formulas.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<S: Simd, R: Real> {
-    pub(super) simd: S,
-    pub(super) register: R::Register<S>,
+    pub(crate) simd: S,
+    pub(crate) register: R::Register<S>,
 }
 
 /// A formula that kernels apply at every position of some slices, many positions at a time.
@@ -17,17 +17,6 @@ pub(crate) struct Lanes<S: Simd, R: Real> {
 /// Implementations are `#[inline(always)]`: see the module. `T` is the type that the slices are stored in.
 pub(crate) trait Elementwise<const IN: usize, const OUT: usize>: Copy + Send + Sync {
     fn apply<S: Simd, T: Element>(self, x: [Lanes<S, T::Acc>; IN]) -> [Lanes<S, T::Acc>; OUT];
-}
-
-/// What is there.
-#[derive(Clone, Copy)]
-pub(crate) struct Identity;
-
-impl Elementwise<1, 1> for Identity {
-    #[inline(always)]
-    fn apply<S: Simd, T: Element>(self, x: [Lanes<S, T::Acc>; 1]) -> [Lanes<S, T::Acc>; 1] {
-        x
-    }
 }
 
 impl<S: Simd, R: Real> Lanes<S, R> {
@@ -64,14 +53,16 @@ impl<S: Simd, R: Real> Lanes<S, R> {
         self.constant(1.0) / ((-self).exp() + 1.0)
     }
 
-    /// A function of the register.
+    /// The standard normal distribution: the probability of what is smaller, and the density.
     #[inline(always)]
-    pub(crate) fn map(self, f: impl FnOnce(S, R::Register<S>) -> R::Register<S>) -> Self {
-        self.with(f(self.simd, self.register))
+    pub(crate) fn normal(self) -> [Self; 2] {
+        let [probability, density] = R::normal(self.simd, self.register);
+        [self.with(probability), self.with(density)]
     }
 
+    /// Another register of the same kind.
     #[inline(always)]
-    fn with(self, register: R::Register<S>) -> Self {
+    pub(crate) fn with(self, register: R::Register<S>) -> Self {
         Self { simd: self.simd, register }
     }
 }
@@ -109,5 +100,14 @@ impl<S: Simd, R: Real> Neg for Lanes<S, R> {
     #[inline(always)]
     fn neg(self) -> Self {
         self * -1.0
+    }
+}
+
+impl<S: Simd, R: Real> Sub<Lanes<S, R>> for f64 {
+    type Output = Lanes<S, R>;
+
+    #[inline(always)]
+    fn sub(self, other: Lanes<S, R>) -> Lanes<S, R> {
+        other.constant(self) - other
     }
 }

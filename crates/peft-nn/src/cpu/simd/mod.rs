@@ -5,13 +5,16 @@
 
 mod exp;
 mod exp_sum;
+mod formulas;
 mod lanes;
+mod normal;
 mod real;
 mod round;
 mod slices;
 
 pub(crate) use exp_sum::{ExpOf, ExpSum};
-pub(crate) use lanes::{Elementwise, Identity, Lanes};
+pub(crate) use formulas::{Identity, Product, Quotient, Sum};
+pub(crate) use lanes::{Elementwise, Lanes};
 pub(crate) use real::Real;
 pub(crate) use round::{to_bf16, to_f16};
 pub(crate) use slices::{CHUNK, accumulate, max, sum, write};

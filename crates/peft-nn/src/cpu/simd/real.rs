@@ -1,7 +1,11 @@
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use candle_core::WithDType;
+use candle_core::cpu::erf::erfc_f64;
 use pulp::Simd;
 
 use super::exp::exp;
+use super::normal::normal;
 
 /// A type that kernels compute in, one register of numbers at a time.
 ///
@@ -31,6 +35,8 @@ pub(crate) trait Real: WithDType {
     fn max<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
 
     fn exp<S: Simd>(simd: S, x: Self::Register<S>) -> Self::Register<S>;
+    /// The standard normal distribution: the probability of what is smaller, and the density.
+    fn normal<S: Simd>(simd: S, x: Self::Register<S>) -> [Self::Register<S>; 2];
 }
 
 macro_rules! arithmetic {
@@ -102,6 +108,11 @@ impl Real for f32 {
     fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         exp(simd, x)
     }
+
+    #[inline(always)]
+    fn normal<S: Simd>(simd: S, x: S::f32s) -> [S::f32s; 2] {
+        normal(simd, x)
+    }
 }
 
 impl Real for f64 {
@@ -128,6 +139,14 @@ impl Real for f64 {
     #[inline(always)]
     fn exp<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
         one_by_one(simd, x, f64::exp)
+    }
+
+    #[inline(always)]
+    fn normal<S: Simd>(simd: S, x: S::f64s) -> [S::f64s; 2] {
+        [
+            one_by_one(simd, x, |x| erfc_f64(-x * FRAC_1_SQRT_2) / 2.0),
+            one_by_one(simd, x, |x| (-x * x / 2.0).exp() * FRAC_2_SQRT_PI * FRAC_1_SQRT_2 / 2.0),
+        ]
     }
 }
 
