@@ -1,6 +1,6 @@
 //! The rotation written in candle's own operations: the specification, and the path of devices without a kernel.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::{Direction, RopeLayout, Rotation};
 use crate::checks::acc_dtype;

@@ -11,4 +11,5 @@ mod normalisation;
 mod rope;
 mod softmax;
 mod support;
+mod threads;
 mod torch;

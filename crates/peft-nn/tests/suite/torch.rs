@@ -5,8 +5,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use peft_nn::{
-    AttentionOptions, IGNORE_INDEX, WeightLayout, attention, cross_entropy, embedding, gelu_new, layer_norm, linear,
-    rms_norm, rope, softmax_last_dim, swiglu,
+    AttentionOptions, IGNORE_INDEX, RopeLayout, WeightLayout, add, attention, cross_entropy, embedding, gelu, gelu_new,
+    layer_norm, linear, rms_norm, rope, rope_with_layout, softmax_last_dim, swiglu,
 };
 
 use crate::support::assert_close;
@@ -84,6 +84,7 @@ fn swiglu_rounds_as_pytorch_does() {
 #[test]
 fn rotary_embedding() {
     check("rope", |c| rope(c.get("x"), c.get("cos"), c.get("sin")));
+    check("rope_interleaved", |c| rope_with_layout(c.get("x"), c.get("cos"), c.get("sin"), RopeLayout::Interleaved));
 }
 
 #[test]
@@ -103,6 +104,12 @@ fn grouped_query_attention_with_causal_and_padding_masks() {
 fn activations() {
     check("swiglu", |c| swiglu(c.get("gate"), c.get("up")));
     check("gelu_new", |c| gelu_new(c.get("x")));
+    check("gelu", |c| gelu(c.get("x")));
+}
+
+#[test]
+fn addition() {
+    check("add", |c| add(c.get("x"), c.get("y")));
 }
 
 #[test]
