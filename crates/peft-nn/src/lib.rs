@@ -51,7 +51,7 @@ mod testing;
 
 pub use add::add;
 pub use attention::{AttentionOptions, attention};
-pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
+pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, OutputHead, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu::gelu;

@@ -10,6 +10,11 @@ use super::sixteen::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 /// An element type of the kernels, with the type its arithmetic runs in: f32 for the 16-bit types, itself otherwise.
 pub(crate) trait Element: WithDType {
     type Acc: Real;
+    /// Every value rounded, in the same memory where it can be.
+    fn narrow_all(values: Vec<Self::Acc>) -> Vec<Self>;
+    /// Every value in the type of the arithmetic, in the same memory where it can be.
+    fn widen_all(values: Vec<Self>) -> Vec<Self::Acc>;
+
     /// Where up to [`CHUNK`] elements are widened: nothing where no element has to be.
     type Buffer;
     const BUFFER: Self::Buffer;
@@ -28,13 +33,11 @@ pub(crate) trait Element: WithDType {
     /// The values in the type of the arithmetic.
     fn widened<'a>(values: &'a [Self], buffer: &'a mut Self::Buffer) -> &'a [Self::Acc];
     /// The same to be changed; [`restore`](Self::restore) then stores them.
-    #[allow(dead_code)]
     fn widened_mut<'a>(values: &'a mut [Self], buffer: &'a mut Self::Buffer) -> &'a mut [Self::Acc];
     /// Stores values that were widened to be changed.
     ///
     /// # Safety
     /// These values were widened into this buffer.
-    #[allow(dead_code)]
     unsafe fn restore(values: &mut [Self], buffer: &Self::Buffer);
     /// Where to write values in the type of the arithmetic; [`finish`](Self::finish) then stores them.
     fn target<'a>(
@@ -63,6 +66,14 @@ macro_rules! widest {
             #[inline(always)]
             fn narrow(value: Self) -> Self {
                 value
+            }
+
+            fn narrow_all(values: Vec<Self>) -> Vec<Self> {
+                values
+            }
+
+            fn widen_all(values: Vec<Self>) -> Vec<Self> {
+                values
             }
 
             #[inline(always)]
@@ -109,6 +120,14 @@ macro_rules! sixteen_bit {
             #[inline(always)]
             fn narrow(value: f32) -> Self {
                 $narrow(value)
+            }
+
+            fn narrow_all(values: Vec<f32>) -> Vec<Self> {
+                values.into_iter().map(Self::narrow).collect()
+            }
+
+            fn widen_all(values: Vec<Self>) -> Vec<f32> {
+                values.into_iter().map(Self::widen).collect()
             }
 
             #[inline(always)]

@@ -12,7 +12,7 @@ use super::Element;
 use super::simd::{Elementwise, dispatch, write};
 
 /// Work smaller than this many elements is not worth another thread.
-const ELEMENTS_PER_TASK: usize = 1 << 14;
+pub(crate) const ELEMENTS_PER_TASK: usize = 1 << 14;
 /// Rows whose columns one task adds up.
 const ROWS_PER_SUM: usize = 64;
 

@@ -41,3 +41,11 @@ impl Elements<'_> {
 pub(crate) fn value<T: WithDType>(elements: Vec<T>, shape: impl Into<Shape>) -> Value {
     Value::Storage(Storage::Cpu(T::to_cpu_storage_owned(elements)), shape.into())
 }
+
+/// The elements of a result on the CPU.
+pub(crate) fn elements<T: WithDType>(value: Value) -> Result<Vec<T>> {
+    match value {
+        Value::Storage(Storage::Cpu(storage), _) => T::cpu_storage_data(storage),
+        value => Ok(read(&value.into_tensor().contiguous()?)?.as_slice::<T>()?.to_vec()),
+    }
+}

@@ -1,6 +1,6 @@
 use pulp::Simd;
 
-use super::{CHUNK, Elementwise, Lanes, max, sum};
+use super::{CHUNK, Elementwise, Lanes, Times, max, sum};
 use crate::cpu::Element;
 
 /// A sum of exponentials, read in one pass: the largest exponent so far is taken out, and the sum is scaled when a larger one comes.
@@ -49,19 +49,16 @@ pub(crate) struct ExpOf {
     pub(crate) multiplier: f64,
 }
 
+impl ExpOf {
+    /// The same times a factor.
+    pub(crate) fn times(self, factor: f64) -> Self {
+        Self { multiplier: self.multiplier * factor, ..self }
+    }
+}
+
 impl Elementwise<1, 1> for ExpOf {
     #[inline(always)]
     fn apply<S: Simd, T: Element>(self, [x]: [Lanes<S, T::Acc>; 1]) -> [Lanes<S, T::Acc>; 1] {
         [(x * self.factor - self.shift).exp() * self.multiplier]
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Times(f64);
-
-impl Elementwise<1, 1> for Times {
-    #[inline(always)]
-    fn apply<S: Simd, T: Element>(self, [x]: [Lanes<S, T::Acc>; 1]) -> [Lanes<S, T::Acc>; 1] {
-        [x * self.0]
     }
 }

@@ -14,6 +14,17 @@ impl Elementwise<1, 1> for Identity {
     }
 }
 
+/// A multiple of what is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Times(pub(crate) f64);
+
+impl Elementwise<1, 1> for Times {
+    #[inline(always)]
+    fn apply<S: Simd, T: Element>(self, [x]: [Lanes<S, T::Acc>; 1]) -> [Lanes<S, T::Acc>; 1] {
+        [x * self.0]
+    }
+}
+
 macro_rules! of_two {
     ($name:ident, $operator:tt) => {
         #[derive(Clone, Copy)]

@@ -13,11 +13,11 @@ mod round;
 mod slices;
 
 pub(crate) use exp_sum::{ExpOf, ExpSum};
-pub(crate) use formulas::{Identity, Product, Quotient, Sum};
+pub(crate) use formulas::{Identity, Product, Quotient, Sum, Times};
 pub(crate) use lanes::{Elementwise, Lanes};
 pub(crate) use real::Real;
 pub(crate) use round::{to_bf16, to_f16};
-pub(crate) use slices::{CHUNK, accumulate, max, sum, write};
+pub(crate) use slices::{CHUNK, accumulate, max, sum, update, update_with, write};
 
 use std::sync::LazyLock;
 

@@ -1,6 +1,6 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use candle_core::WithDType;
+use crate::cpu::Element;
 use candle_core::cpu::erf::erfc_f64;
 use pulp::Simd;
 
@@ -11,7 +11,7 @@ use super::normal::normal;
 ///
 /// Everything but the functions beyond arithmetic is a single instruction. Those are vectorised for f32 and the standard library's for
 /// f64, which nobody trains in: it is there for exact comparisons.
-pub(crate) trait Real: WithDType {
+pub(crate) trait Real: Element<Acc = Self> + num_traits::Float {
     type Register<S: Simd>: Copy;
 
     /// How many interleaved partial sums make a sum.

@@ -51,7 +51,6 @@ pub(crate) fn write<S: Simd, T: Element, const IN: usize, const OUT: usize>(
 }
 
 /// Replaces every element by `f` of it.
-#[allow(dead_code)]
 #[inline(always)]
 pub(crate) fn update<S: Simd, T: Element>(simd: S, f: impl Elementwise<1, 1>, values: &mut [T]) {
     let mut buffer = T::BUFFER;
@@ -60,6 +59,22 @@ pub(crate) fn update<S: Simd, T: Element>(simd: S, f: impl Elementwise<1, 1>, va
         let wide = T::widened_mut(values, &mut buffer).as_mut_ptr();
         // SAFETY: both are the widened values, of which each is read before it is written.
         unsafe { write_chunk::<S, T, 1, 1>(simd, f, [wide.cast_const()], [wide], values.len()) };
+        // SAFETY: they were widened into this buffer above.
+        unsafe { T::restore(values, &buffer) };
+    }
+}
+
+/// Replaces every element by `f` of it and of the element of `other` at the same position. Both slices have one length.
+#[inline(always)]
+pub(crate) fn update_with<S: Simd, T: Element>(simd: S, f: impl Elementwise<2, 1>, values: &mut [T], other: &[T]) {
+    let mut buffer = T::BUFFER;
+    let mut other_buffer = [T::BUFFER];
+    for range in chunks(values.len()) {
+        let [other] = widen(&[other], &range, &mut other_buffer);
+        let values = &mut values[range];
+        let wide = T::widened_mut(values, &mut buffer).as_mut_ptr();
+        // SAFETY: all have the length of the range, and each value is read before it is written.
+        unsafe { write_chunk::<S, T, 2, 1>(simd, f, [wide.cast_const(), other], [wide], values.len()) };
         // SAFETY: they were widened into this buffer above.
         unsafe { T::restore(values, &buffer) };
     }
