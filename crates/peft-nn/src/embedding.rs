@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::checks::{acc_dtype, ensure_float};
 use crate::cpu::simd::{Identity, accumulate, dispatch};
-use crate::cpu::{Element, Rows, dispatch_float, for_each_row, map_rows, read, value};
+use crate::cpu::{Element, Rows, Scratch, dispatch_float, for_each_row, map_rows, read, value};
 use crate::graph::{Backward, Value, join};
 
 const NAME: &str = "embedding";
@@ -64,7 +64,8 @@ impl Embedding {
         dispatch_float!(NAME, weight, T => {
             let elements = read(weight)?;
             let kernel = Lookup { ids: &self.ids, weight: elements.as_slice::<T>()?, width: self.width };
-            Ok(value(map_rows(self.ids.len(), self.width, kernel), (self.ids.len(), self.width)))
+            let (rows, []) = map_rows(self.ids.len(), self.width, kernel);
+            Ok(value(rows, (self.ids.len(), self.width)))
         })
     }
 
@@ -128,9 +129,16 @@ struct Lookup<'a, T> {
 }
 
 // SAFETY: a row of the weight is as long as `out`, all of which is written.
-unsafe impl<T: Element> Rows<T> for Lookup<'_, T> {
+unsafe impl<T: Element> Rows<T, 0> for Lookup<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, _simd: S, index: usize, out: &mut [MaybeUninit<T>]) {
+    fn row<S: Simd>(
+        &self,
+        _simd: S,
+        index: usize,
+        out: &mut [MaybeUninit<T>],
+        _: [&mut [T::Acc]; 0],
+        _: &mut Scratch<T>,
+    ) {
         let row = &self.weight[self.ids[index] as usize * self.width..][..self.width];
         out.write_copy_of_slice(row);
     }

@@ -30,7 +30,9 @@ pub(crate) trait Element: WithDType {
         Self::Acc::nearest(value)
     }
 
-    /// The values in the type of the arithmetic.
+    /// The values of a row, however long, in the type of the arithmetic.
+    fn widened_row<'a>(values: &'a [Self], buffer: &'a mut Vec<Self::Acc>) -> &'a [Self::Acc];
+    /// Up to [`CHUNK`] values in the type of the arithmetic.
     fn widened<'a>(values: &'a [Self], buffer: &'a mut Self::Buffer) -> &'a [Self::Acc];
     /// The same to be changed; [`restore`](Self::restore) then stores them.
     fn widened_mut<'a>(values: &'a mut [Self], buffer: &'a mut Self::Buffer) -> &'a mut [Self::Acc];
@@ -79,6 +81,11 @@ macro_rules! widest {
             #[inline(always)]
             fn rounded<S: Simd>(x: Lanes<S, Self>) -> Lanes<S, Self> {
                 x
+            }
+
+            #[inline(always)]
+            fn widened_row<'a>(values: &'a [Self], _: &'a mut Vec<Self>) -> &'a [Self] {
+                values
             }
 
             #[inline(always)]
@@ -133,6 +140,18 @@ macro_rules! sixteen_bit {
             #[inline(always)]
             fn rounded<S: Simd>(x: Lanes<S, f32>) -> Lanes<S, f32> {
                 x.with($rounded(x.simd, x.register))
+            }
+
+            #[inline(always)]
+            fn widened_row<'a>(values: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32] {
+                if buffer.len() < values.len() {
+                    buffer.resize(values.len(), 0.0);
+                }
+                let buffer = &mut buffer[..values.len()];
+                for (wide, value) in buffer.iter_mut().zip(values) {
+                    *wide = value.widen();
+                }
+                buffer
             }
 
             #[inline(always)]

@@ -3,9 +3,11 @@
 mod element;
 mod loops;
 mod read;
+mod rows;
 pub(crate) mod simd;
 mod sixteen;
 
 pub(crate) use element::{Element, dispatch_float};
-pub(crate) use loops::{Columns, ELEMENTS_PER_TASK, Rows, for_each_item, for_each_row, map, map_rows, sum_columns};
+pub(crate) use loops::{ELEMENTS_PER_TASK, for_each_item, for_each_row, map};
 pub(crate) use read::{elements, read, read_strided, value};
+pub(crate) use rows::{Rows, Scratch, column_sums, map_rows};

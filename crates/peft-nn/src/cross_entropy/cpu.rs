@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 use super::targets::Targets;
 use super::{NAME, SoftmaxMinusOneHot};
 use crate::cpu::simd::{ExpOf, ExpSum, dispatch, write};
-use crate::cpu::{Element, Rows, dispatch_float, for_each_item, map_rows, read, value};
+use crate::cpu::{Element, Rows, Scratch, dispatch_float, for_each_item, map_rows, read, value};
 use crate::graph::Value;
 
 /// The losses and the logarithms of the sums of exponentials.
@@ -26,7 +26,7 @@ pub(super) fn backward(op: &SoftmaxMinusOneHot, grad: &Tensor) -> Result<Tensor>
             targets: op.targets.as_slice(),
             vocabulary,
         };
-        let dlogits = map_rows(kernel.targets.len(), vocabulary, kernel);
+        let (dlogits, []) = map_rows(kernel.targets.len(), vocabulary, kernel);
         Ok(value(dlogits, op.logits.shape()).into_tensor())
     })
 }
@@ -73,9 +73,16 @@ struct Gradient<'a, T: Element> {
 }
 
 // SAFETY: `write` writes all of `out`, and so does the loop of zeros.
-unsafe impl<T: Element> Rows<T> for Gradient<'_, T> {
+unsafe impl<T: Element> Rows<T, 0> for Gradient<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [MaybeUninit<T>]) {
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        out: &mut [MaybeUninit<T>],
+        _: [&mut [T::Acc]; 0],
+        _: &mut Scratch<T>,
+    ) {
         let Some(target) = self.targets[index] else {
             for dlogit in out {
                 dlogit.write(T::zero());

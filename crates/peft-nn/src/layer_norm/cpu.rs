@@ -4,46 +4,46 @@ use candle_core::{Result, Tensor};
 use pulp::Simd;
 
 use super::{LayerNorm, NAME};
-use crate::cpu::simd::{Elementwise, Identity, Lanes, accumulate, sum, write};
-use crate::cpu::{Columns, Element, Rows, dispatch_float, map_rows, read, sum_columns, value};
+use crate::cpu::simd::{Elementwise, Identity, Lanes, Real, accumulate, sum, write};
+use crate::cpu::{Element, Rows, Scratch, dispatch_float, map_rows, read, value};
 use crate::graph::Value;
 
 pub(super) fn forward(op: &LayerNorm, bias: Option<&Tensor>) -> Result<Value> {
     dispatch_float!(NAME, op.x, T => {
         let (x, weight, bias) = (read(&op.x)?, read(&op.weight)?, bias.map(read).transpose()?);
-        let (x, weight) = (x.as_slice::<T>()?, weight.as_slice::<T>()?);
+        let (x, mut buffers) = (x.as_slice::<T>()?, [vec![], vec![]]);
+        let [weight_buffer, bias_buffer] = &mut buffers;
+        let weight = T::widened_row(weight.as_slice()?, weight_buffer);
         let bias = bias.as_ref().map(|bias| bias.as_slice::<T>()).transpose()?;
+        let bias = bias.map(|bias| T::widened_row(bias, bias_buffer));
         let (rows, width) = shape(x, weight);
-        Ok(value(map_rows(rows, width, Normalised { x, weight, bias, eps: op.eps }), op.x.shape()))
+        let (y, []) = map_rows(rows, width, Normalised::<T> { x, weight, bias, eps: op.eps });
+        Ok(value(y, op.x.shape()))
     })
 }
 
 pub(super) fn backward(op: &LayerNorm, grad: &Tensor, wanted: [bool; 3]) -> Result<[Option<Tensor>; 3]> {
     dispatch_float!(NAME, op.x, T => {
         let (x, weight, grad) = (read(&op.x)?, read(&op.weight)?, read(grad)?);
-        let (x, weight, grad) = (x.as_slice::<T>()?, weight.as_slice::<T>()?, grad.as_slice::<T>()?);
+        let (x, grad, mut buffer) = (x.as_slice::<T>()?, grad.as_slice::<T>()?, vec![]);
+        let weight = T::widened_row(weight.as_slice()?, &mut buffer);
         let (rows, width) = shape(x, weight);
-        let gradients = Gradients { x, weight, grad, eps: op.eps };
-        let dx = wanted[0].then(|| value(map_rows(rows, width, gradients), op.x.shape()).into_tensor());
-        let row = |elements: Vec<T>| value(elements, width).into_tensor();
-        let [dweight, dbias] = match (wanted[1], wanted[2]) {
-            (true, true) => sum_columns(rows, width, gradients).map(|sums| Some(row(sums))),
-            (true, false) => {
-                let [dweight] = sum_columns(rows, width, gradients);
-                [Some(row(dweight)), None]
-            }
-            (false, true) => {
-                let [dbias] = sum_columns(rows, width, Grad { grad, width });
-                [None, Some(row(dbias))]
-            }
-            (false, false) => [None, None],
+        let kernel = Gradients::<T> { x, weight, grad, eps: op.eps };
+        let (dx, sums) = if wanted[1] || wanted[2] {
+            let (dx, sums) = map_rows::<T, 2>(rows, width, kernel);
+            (dx, sums.map(Some))
+        } else {
+            let (dx, []) = map_rows(rows, width, kernel);
+            (dx, [None, None])
         };
-        Ok([dx, dweight, dbias])
+        let [dweight, dbias] = sums.map(|sums| sums.map(|sums| value(sums, width).into_tensor()));
+        let dx = value(dx, op.x.shape()).into_tensor();
+        Ok([wanted[0].then_some(dx), dweight.filter(|_| wanted[1]), dbias.filter(|_| wanted[2])])
     })
 }
 
 /// The number of rows and their length.
-fn shape<T>(x: &[T], weight: &[T]) -> (usize, usize) {
+fn shape<T, A>(x: &[T], weight: &[A]) -> (usize, usize) {
     (x.len().checked_div(weight.len()).unwrap_or(0), weight.len())
 }
 
@@ -56,34 +56,46 @@ struct Moments {
 }
 
 impl Moments {
-    #[inline(always)]
-    fn of<S: Simd, T: Element>(simd: S, x: &[T], eps: f64) -> Self {
-        let width = x.len() as f64;
-        let [sum_x] = sum(simd, Identity, [x]);
-        let mean = sum_x / width;
-        let [squares] = sum(simd, SquaredDistance { mean }, [x]);
-        Self { mean, scale: (squares / width + eps).sqrt().recip() }
+    /// Given the sum of the squared distances from the mean.
+    fn new(mean: f64, squares: f64, width: usize, eps: f64) -> Self {
+        Self { mean, scale: (squares / width as f64 + eps).sqrt().recip() }
     }
 
     #[inline(always)]
-    fn normalised<S: Simd, R: crate::cpu::simd::Real>(self, x: Lanes<S, R>) -> Lanes<S, R> {
+    fn normalised<S: Simd, R: Real>(self, x: Lanes<S, R>) -> Lanes<S, R> {
         (x - self.mean) * self.scale
     }
 }
 
-struct Normalised<'a, T> {
+#[inline(always)]
+fn mean<S: Simd, R: Real>(simd: S, x: &[R]) -> f64 {
+    let [sum] = sum(simd, Identity, [x]);
+    sum / x.len() as f64
+}
+
+struct Normalised<'a, T: Element> {
     x: &'a [T],
-    weight: &'a [T],
-    bias: Option<&'a [T]>,
+    weight: &'a [T::Acc],
+    bias: Option<&'a [T::Acc]>,
     eps: f64,
 }
 
 // SAFETY: `write` writes all of `out`.
-unsafe impl<T: Element> Rows<T> for Normalised<'_, T> {
+unsafe impl<T: Element> Rows<T, 0> for Normalised<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [MaybeUninit<T>]) {
-        let x = &self.x[index * self.weight.len()..][..self.weight.len()];
-        let moments = Moments::of(simd, x, self.eps);
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        out: &mut [MaybeUninit<T>],
+        _: [&mut [T::Acc]; 0],
+        [x_buffer, _]: &mut Scratch<T>,
+    ) {
+        let width = self.weight.len();
+        let x = T::widened_row(&self.x[index * width..][..width], x_buffer);
+        let mean = mean(simd, x);
+        let [squares] = sum(simd, SquaredDistance { mean }, [x]);
+        let moments = Moments::new(mean, squares, width, self.eps);
         match self.bias {
             Some(bias) => write(simd, Affine(moments), [x, self.weight, bias], [out]),
             None => write(simd, Affine(moments), [x, self.weight], [out]),
@@ -91,64 +103,37 @@ unsafe impl<T: Element> Rows<T> for Normalised<'_, T> {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Gradients<'a, T> {
+struct Gradients<'a, T: Element> {
     x: &'a [T],
-    weight: &'a [T],
+    weight: &'a [T::Acc],
     grad: &'a [T],
     eps: f64,
 }
 
-impl<'a, T> Gradients<'a, T> {
-    #[inline(always)]
-    fn row(&self, index: usize) -> [&'a [T]; 2] {
-        let width = self.weight.len();
-        [&self.x[index * width..][..width], &self.grad[index * width..][..width]]
-    }
-}
-
-/// With `n` the normalised row and `h = grad * weight`: `dx = scale * (h - mean(h) - n * mean(h * n))`.
+/// With `n` the normalised row and `h = grad * weight`: `dx = scale * (h - mean(h) - n * mean(h * n))`. The gradients of weight and bias are
+/// the sums of `grad * n` and `grad`, if they are asked for.
 // SAFETY: `write` writes all of `out`.
-unsafe impl<T: Element> Rows<T> for Gradients<'_, T> {
+unsafe impl<T: Element, const SUMS: usize> Rows<T, SUMS> for Gradients<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [MaybeUninit<T>]) {
-        let [x, grad] = Self::row(self, index);
-        let width = x.len() as f64;
-        let moments = Moments::of(simd, x, self.eps);
-        let [h, hn] = sum(simd, Projections(moments), [x, grad, self.weight]);
-        let gradient = InputGradient { moments, mean_h: h / width, mean_hn: hn / width };
-        write(simd, gradient, [x, grad, self.weight], [out]);
-    }
-}
-
-/// Of weight and bias.
-impl<T: Element> Columns<T, 2> for Gradients<'_, T> {
-    #[inline(always)]
-    fn add_row<S: Simd>(&self, simd: S, index: usize, sums: [&mut [T::Acc]; 2]) {
-        let [x, grad] = self.row(index);
-        accumulate(simd, WeightGradient(Moments::of(simd, x, self.eps)), [x, grad], sums);
-    }
-}
-
-/// Of the weight alone.
-impl<T: Element> Columns<T, 1> for Gradients<'_, T> {
-    #[inline(always)]
-    fn add_row<S: Simd>(&self, simd: S, index: usize, sums: [&mut [T::Acc]; 1]) {
-        let [x, grad] = self.row(index);
-        accumulate(simd, WeightGradient(Moments::of(simd, x, self.eps)), [x, grad], sums);
-    }
-}
-
-/// The gradient of the bias alone.
-struct Grad<'a, T> {
-    grad: &'a [T],
-    width: usize,
-}
-
-impl<T: Element> Columns<T, 1> for Grad<'_, T> {
-    #[inline(always)]
-    fn add_row<S: Simd>(&self, simd: S, index: usize, sums: [&mut [T::Acc]; 1]) {
-        accumulate(simd, Identity, [&self.grad[index * self.width..][..self.width]], sums);
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        out: &mut [MaybeUninit<T>],
+        mut sums: [&mut [T::Acc]; SUMS],
+        [x_buffer, grad_buffer]: &mut Scratch<T>,
+    ) {
+        let width = self.weight.len();
+        let x = T::widened_row(&self.x[index * width..][..width], x_buffer);
+        let grad = T::widened_row(&self.grad[index * width..][..width], grad_buffer);
+        let mean = mean(simd, x);
+        let [squares, h, h_distance] = sum(simd, Projections { mean }, [x, grad, self.weight]);
+        let moments = Moments::new(mean, squares, width, self.eps);
+        let (mean_h, mean_hn) = (h / width as f64, h_distance * moments.scale / width as f64);
+        write(simd, InputGradient { moments, mean_h, mean_hn }, [x, grad, self.weight], [out]);
+        if let [dweight, dbias] = &mut sums[..] {
+            accumulate(simd, ParameterGradients(moments), [x, grad], [dweight, dbias]);
+        }
     }
 }
 
@@ -182,15 +167,17 @@ impl Elementwise<3, 1> for Affine {
     }
 }
 
-/// `h` and `h * n`.
+/// The squared distance from the mean, `h`, and its product with the distance.
 #[derive(Clone, Copy)]
-struct Projections(Moments);
+struct Projections {
+    mean: f64,
+}
 
-impl Elementwise<3, 2> for Projections {
+impl Elementwise<3, 3> for Projections {
     #[inline(always)]
-    fn apply<S: Simd, T: Element>(self, [x, grad, weight]: [Lanes<S, T::Acc>; 3]) -> [Lanes<S, T::Acc>; 2] {
-        let h = grad * weight;
-        [h, h * self.0.normalised(x)]
+    fn apply<S: Simd, T: Element>(self, [x, grad, weight]: [Lanes<S, T::Acc>; 3]) -> [Lanes<S, T::Acc>; 3] {
+        let (distance, h) = (x - self.mean, grad * weight);
+        [distance * distance, h, h * distance]
     }
 }
 
@@ -209,20 +196,13 @@ impl Elementwise<3, 1> for InputGradient {
     }
 }
 
-/// Terms of the gradients of the weight and, if it is asked for, of the bias.
+/// Of weight and bias.
 #[derive(Clone, Copy)]
-struct WeightGradient(Moments);
+struct ParameterGradients(Moments);
 
-impl Elementwise<2, 2> for WeightGradient {
+impl Elementwise<2, 2> for ParameterGradients {
     #[inline(always)]
     fn apply<S: Simd, T: Element>(self, [x, grad]: [Lanes<S, T::Acc>; 2]) -> [Lanes<S, T::Acc>; 2] {
         [grad * self.0.normalised(x), grad]
-    }
-}
-
-impl Elementwise<2, 1> for WeightGradient {
-    #[inline(always)]
-    fn apply<S: Simd, T: Element>(self, [x, grad]: [Lanes<S, T::Acc>; 2]) -> [Lanes<S, T::Acc>; 1] {
-        [grad * self.0.normalised(x)]
     }
 }

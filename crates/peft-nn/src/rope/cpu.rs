@@ -6,7 +6,7 @@ use pulp::Simd;
 use super::composed;
 use super::{Direction, NAME, RopeLayout, Rotation};
 use crate::cpu::simd::CHUNK;
-use crate::cpu::{Element, Rows, dispatch_float, map_rows, read, read_strided, value};
+use crate::cpu::{Element, Rows, Scratch, dispatch_float, map_rows, read, read_strided, value};
 use crate::graph::Value;
 
 pub(super) fn rotate(op: &Rotation, x: &Tensor, direction: Direction) -> Result<Value> {
@@ -32,7 +32,8 @@ pub(super) fn rotate(op: &Rotation, x: &Tensor, direction: Direction) -> Result<
             layout: op.layout,
             direction,
         };
-        Ok(value(map_rows(batch * heads * seq, head_dim, kernel), x.shape()))
+        let (y, []) = map_rows(batch * heads * seq, head_dim, kernel);
+        Ok(value(y, x.shape()))
     })
 }
 
@@ -51,9 +52,16 @@ struct Rotate<'a, T: Element> {
 }
 
 // SAFETY: `rotate_head` writes all of its output, which is all of `out`.
-unsafe impl<T: Element> Rows<T> for Rotate<'_, T> {
+unsafe impl<T: Element> Rows<T, 0> for Rotate<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, _simd: S, index: usize, out: &mut [MaybeUninit<T>]) {
+    fn row<S: Simd>(
+        &self,
+        _simd: S,
+        index: usize,
+        out: &mut [MaybeUninit<T>],
+        _: [&mut [T::Acc]; 0],
+        _: &mut Scratch<T>,
+    ) {
         let (plane, position) = (index / self.seq, index % self.seq);
         let (batch, head) = (plane / self.heads, plane % self.heads);
         let start = batch * self.strides[0] + head * self.strides[1] + position * self.strides[2];

@@ -7,7 +7,7 @@ use pulp::Simd;
 use super::NAME;
 use crate::attention::Visibility;
 use crate::cpu::simd::{Elementwise, ExpSum, Lanes, Product, sum, write};
-use crate::cpu::{Element, Rows, dispatch_float, map_rows, read, value};
+use crate::cpu::{Element, Rows, Scratch, dispatch_float, map_rows, read, value};
 use crate::graph::Value;
 
 pub(super) fn probabilities(scores: &Tensor, scale: f64, visibility: Option<&Visibility>) -> Result<Value> {
@@ -19,7 +19,8 @@ pub(super) fn probabilities(scores: &Tensor, scale: f64, visibility: Option<&Vis
         let elements = elements.as_slice::<T>()?;
         let rows = elements.len().checked_div(width).unwrap_or(0);
         let kernel = Probabilities { scores: elements, scale, width, rows, visibility, padding };
-        Ok(value(map_rows(rows, width, kernel), scores.shape()))
+        let (p, []) = map_rows(rows, width, kernel);
+        Ok(value(p, scores.shape()))
     })
 }
 
@@ -29,7 +30,7 @@ pub(super) fn scores_gradient(probabilities: &Tensor, grad: &Tensor, scale: f64)
         let (p, g) = (read(probabilities)?, read(grad)?);
         let (probabilities, g) = (p.as_slice::<T>()?, g.as_slice::<T>()?);
         let rows = g.len().checked_div(width).unwrap_or(0);
-        let dscores = map_rows(rows, width, Gradient { probabilities, grad: g, scale, width });
+        let (dscores, []) = map_rows(rows, width, Gradient { probabilities, grad: g, scale, width });
         Ok(value(dscores, grad.shape()).into_tensor())
     })
 }
@@ -44,10 +45,17 @@ struct Probabilities<'a, T> {
 }
 
 // SAFETY: all of `out` is zeroed first where `write` does not write all of it.
-unsafe impl<T: Element> Rows<T> for Probabilities<'_, T> {
+unsafe impl<T: Element> Rows<T, 0> for Probabilities<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [MaybeUninit<T>]) {
-        let scores = &self.scores[index * self.width..][..self.width];
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        out: &mut [MaybeUninit<T>],
+        _: [&mut [T::Acc]; 0],
+        [buffer, _]: &mut Scratch<T>,
+    ) {
+        let scores = T::widened_row(&self.scores[index * self.width..][..self.width], buffer);
         let Some(visibility) = self.visibility else {
             let mut total = ExpSum::EMPTY;
             total.add(simd, self.scale, scores);
@@ -99,10 +107,19 @@ struct Gradient<'a, T> {
 }
 
 // SAFETY: `write` writes all of `out`.
-unsafe impl<T: Element> Rows<T> for Gradient<'_, T> {
+unsafe impl<T: Element> Rows<T, 0> for Gradient<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [MaybeUninit<T>]) {
-        let inputs = [self.probabilities, self.grad].map(|all| &all[index * self.width..][..self.width]);
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        out: &mut [MaybeUninit<T>],
+        _: [&mut [T::Acc]; 0],
+        [p_buffer, grad_buffer]: &mut Scratch<T>,
+    ) {
+        let row = index * self.width..(index + 1) * self.width;
+        let p = T::widened_row(&self.probabilities[row.clone()], p_buffer);
+        let inputs = [p, T::widened_row(&self.grad[row], grad_buffer)];
         let [dot] = sum(simd, Product, inputs);
         write(simd, FromDot { dot, scale: self.scale }, inputs, [out]);
     }

@@ -25,15 +25,15 @@ const REGISTERS: usize = 8;
 /// Numbers in the registers of partial sums, at most.
 const LONGEST: usize = 32;
 
-/// Writes `f` of the inputs to every element of `outs`. All slices have one length.
+/// Writes `f` of the inputs to every element of `outs`. All slices have one length. Inputs may be of the type of the arithmetic already.
 #[inline(always)]
-pub(crate) fn write<S: Simd, T: Element, const IN: usize, const OUT: usize>(
+pub(crate) fn write<S: Simd, U: Element<Acc = T::Acc>, T: Element, const IN: usize, const OUT: usize>(
     simd: S,
     f: impl Elementwise<IN, OUT>,
-    inputs: [&[T]; IN],
+    inputs: [&[U]; IN],
     outs: [&mut [MaybeUninit<T>]; OUT],
 ) {
-    let mut buffers = [T::BUFFER; IN];
+    let mut buffers = [U::BUFFER; IN];
     let mut out_buffers = [T::BUFFER; OUT];
     for range in chunks(outs[0].len()) {
         let inputs = widen(&inputs, &range, &mut buffers);

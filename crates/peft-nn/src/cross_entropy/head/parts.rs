@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::pass::Head;
 use super::rows::AddScaled;
-use crate::cpu::simd::{Identity, Times, accumulate, dispatch, update};
-use crate::cpu::{ELEMENTS_PER_TASK, Element, elements, for_each_row, map, read, value};
+use crate::cpu::simd::{Times, accumulate, dispatch, update};
+use crate::cpu::{ELEMENTS_PER_TASK, Element, column_sums, elements, for_each_row, map, read, value};
 use crate::graph::Value;
 
 /// The gradients that are wanted. Their elements lie where nobody else has them, so that they are scaled in place.
@@ -110,15 +110,14 @@ impl<T: Element> Sum<T> {
         parts.for_each(|(sums, terms)| dispatch(AddTo { sums, terms, scale }));
     }
 
-    /// Adds the rows of a matrix, in order.
+    /// Adds the rows of a matrix.
     pub(super) fn add_rows(&mut self, matrix: &Tensor) -> Result<()> {
         let elements = read(matrix)?;
-        let (rows, width) = (elements.as_slice::<T>()?, self.len);
-        let sums = self.sums.get_or_insert_with(|| vec![T::acc(0.0); width]);
-        // Each task has some columns of all rows.
-        sums.par_chunks_mut(ELEMENTS_PER_TASK).enumerate().for_each(|(part, sums)| {
-            dispatch(AddRows { rows, width, first: part * ELEMENTS_PER_TASK, sums });
-        });
+        let columns = column_sums(elements.as_slice::<T>()?, self.len);
+        match &mut self.sums {
+            Some(sums) => sums.iter_mut().zip(columns).for_each(|(sum, column)| *sum += column),
+            None => self.sums = Some(columns),
+        }
         Ok(())
     }
 
@@ -139,24 +138,5 @@ impl<T: Element> WithSimd for AddTo<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         accumulate(simd, Times(self.scale), [self.terms], [self.sums]);
-    }
-}
-
-struct AddRows<'a, T: Element> {
-    rows: &'a [T],
-    width: usize,
-    first: usize,
-    sums: &'a mut [T::Acc],
-}
-
-impl<T: Element> WithSimd for AddRows<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let len = self.sums.len();
-        for row in self.rows.chunks_exact(self.width) {
-            accumulate(simd, Identity, [&row[self.first..][..len]], [&mut *self.sums]);
-        }
     }
 }
