@@ -1,6 +1,8 @@
 //! Times of the operators, forward alone and with the backward pass, beside the same written in candle's own operations.
 //!
-//! `cargo bench -p peft-nn [part of a name]`
+//! `cargo bench -p peft-nn [part of a name]`, or with dependencies as the tests have them
+//! `cargo bench -p candle-peft -p peft-nn --profile dev --bench ops [part of a name]`. The backward pass is that of a graph, which adds up what
+//! arrives at its leaves; both sides of a comparison have it.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod losses;

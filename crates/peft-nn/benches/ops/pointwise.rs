@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use criterion::Criterion;
-use peft_nn::{gelu_new, mul_frozen, swiglu};
+use peft_nn::{add, div_frozen, gelu, gelu_new, mul_frozen, swiglu};
 
 use crate::{TOKENS, WIDE, compare, random};
 
@@ -16,6 +16,13 @@ pub(crate) fn all(criterion: &mut Criterion) {
             &[wide(), wide()],
             &[("kernel", &|x| swiglu(&x[0], &x[1])), ("candle", &|x| x[0].silu()? * &x[1])],
         );
+        compare(criterion, &name("gelu"), &[wide()], &[("kernel", &|x| gelu(&x[0])), ("candle", &|x| x[0].gelu_erf())]);
+        compare(
+            criterion,
+            &name("add"),
+            &[wide(), wide()],
+            &[("kernel", &|x| add(&x[0], &x[1])), ("candle", &|x| &x[0] + &x[1])],
+        );
         compare(
             criterion,
             &name("gelu_new"),
@@ -28,6 +35,12 @@ pub(crate) fn all(criterion: &mut Criterion) {
             &name("mul_frozen"),
             &[wide()],
             &[("kernel", &|x| mul_frozen(&x[0], &factors)), ("candle", &|x| &x[0] * &factors)],
+        );
+        compare(
+            criterion,
+            &name("div_frozen"),
+            &[wide()],
+            &[("kernel", &|x| div_frozen(&x[0], &factors)), ("candle", &|x| &x[0] / &factors)],
         );
     }
 }

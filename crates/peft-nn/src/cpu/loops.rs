@@ -5,6 +5,7 @@ use std::iter;
 use std::mem::MaybeUninit;
 
 use pulp::{Simd, WithSimd};
+use rayon::current_num_threads;
 use rayon::prelude::*;
 
 use super::Element;
@@ -18,7 +19,7 @@ pub(crate) fn for_each_row<T: Send>(out: &mut [T], width: usize, f: impl Fn(usiz
     if width == 0 {
         return;
     }
-    if out.len() <= ELEMENTS_PER_TASK {
+    if out.len() <= ELEMENTS_PER_TASK || current_num_threads() == 1 {
         out.chunks_mut(width).enumerate().for_each(|(i, row)| f(i, row));
     } else {
         let rows_per_task = ELEMENTS_PER_TASK.div_ceil(width);
@@ -28,7 +29,7 @@ pub(crate) fn for_each_row<T: Send>(out: &mut [T], width: usize, f: impl Fn(usiz
 
 /// Calls `f(index, item)` for every item of `out`, each of which costs about as much as `work` elements.
 pub(crate) fn for_each_item<T: Send>(out: &mut [T], work: usize, f: impl Fn(usize, &mut T) + Sync + Send) {
-    if out.len().saturating_mul(work) <= ELEMENTS_PER_TASK {
+    if out.len().saturating_mul(work) <= ELEMENTS_PER_TASK || current_num_threads() == 1 {
         out.iter_mut().enumerate().for_each(|(i, item)| f(i, item));
     } else {
         let items_per_task = ELEMENTS_PER_TASK.div_ceil(work.max(1));
@@ -89,7 +90,7 @@ pub(super) unsafe fn fill<T: Element, E: Send, const OUT: usize>(
         });
         parts.push((start, part, extra));
     }
-    if parts.len() == 1 {
+    if parts.len() == 1 || current_num_threads() == 1 {
         parts.into_iter().for_each(|(start, part, extra)| f(start, part, extra));
     } else {
         parts.into_par_iter().for_each(|(start, part, extra)| f(start, part, extra));

@@ -7,11 +7,10 @@
 #![expect(clippy::needless_range_loop, reason = "one index runs over several arrays")]
 
 use std::mem::MaybeUninit;
-use std::ops::{Add, Range};
+use std::ops::Range;
 use std::{ptr, slice};
 
 use candle_core::WithDType;
-use num_traits::Zero;
 use pulp::Simd;
 
 use super::{Elementwise, Lanes, Real};
@@ -22,7 +21,7 @@ use crate::cpu::Element;
 pub(crate) const CHUNK: usize = 1024;
 /// Registers of partial sums. Without vector instructions there are no more of them, and fewer sums.
 const REGISTERS: usize = 8;
-/// Numbers in the registers of partial sums, at most.
+/// Numbers in these registers, at most.
 const LONGEST: usize = 32;
 
 /// Writes `f` of the inputs to every element of `outs`. All slices have one length. Inputs may be of the type of the arithmetic already.
@@ -92,9 +91,9 @@ pub(crate) fn sum<S: Simd, T: Element, const IN: usize, const OUT: usize>(
     for range in chunks(inputs[0].len()) {
         let inputs = widen(&inputs, &range, &mut buffers);
         // SAFETY: all inputs have the length of the range.
-        let partial = unsafe { fold::<S, T, IN, OUT>(simd, f, inputs, range.len(), T::Acc::zero(), Add::add) };
+        let sums = unsafe { fold::<S, T, Added, IN, OUT>(simd, f, inputs, range.len()) };
         for o in 0..OUT {
-            totals[o] += added_up(partial[o]);
+            totals[o] += sums[o].to_f64();
         }
     }
     totals
@@ -107,12 +106,9 @@ pub(crate) fn max<S: Simd, T: Element>(simd: S, f: impl Elementwise<1, 1>, value
     let mut largest = f64::NEG_INFINITY;
     for range in chunks(values.len()) {
         let inputs = widen(&[values], &range, &mut buffers);
-        let lowest = T::Acc::nearest(f64::NEG_INFINITY);
         // SAFETY: the input has the length of the range.
-        let [partial] = unsafe { fold::<S, T, 1, 1>(simd, f, inputs, range.len(), lowest, Lanes::max) };
-        for value in partial {
-            largest = largest.max(value.to_f64());
-        }
+        let [value] = unsafe { fold::<S, T, Largest, 1, 1>(simd, f, inputs, range.len()) };
+        largest = largest.max(value.to_f64());
     }
     largest
 }
@@ -188,36 +184,76 @@ unsafe fn write_chunk<S: Simd, T: Element, const IN: usize, const OUT: usize>(
     }
 }
 
-/// Partial results of combining the values of `f` at all positions: the value at position `i` is part of result `i % n`, where `n` is
-/// [`Real::PARTIAL`] wherever there are vector instructions. What is behind these results is `neutral`.
+/// How values are combined into one.
+trait Combination {
+    /// What changes nothing.
+    const NEUTRAL: f64;
+
+    fn lanes<S: Simd, R: Real>(a: Lanes<S, R>, b: Lanes<S, R>) -> Lanes<S, R>;
+    fn numbers<R: Real>(a: R, b: R) -> R;
+}
+
+struct Added;
+
+impl Combination for Added {
+    const NEUTRAL: f64 = 0.0;
+
+    #[inline(always)]
+    fn lanes<S: Simd, R: Real>(a: Lanes<S, R>, b: Lanes<S, R>) -> Lanes<S, R> {
+        a + b
+    }
+
+    #[inline(always)]
+    fn numbers<R: Real>(a: R, b: R) -> R {
+        a + b
+    }
+}
+
+struct Largest;
+
+impl Combination for Largest {
+    const NEUTRAL: f64 = f64::NEG_INFINITY;
+
+    #[inline(always)]
+    fn lanes<S: Simd, R: Real>(a: Lanes<S, R>, b: Lanes<S, R>) -> Lanes<S, R> {
+        a.max(b)
+    }
+
+    #[inline(always)]
+    fn numbers<R: Real>(a: R, b: R) -> R {
+        if b > a { b } else { a }
+    }
+}
+
+/// Combines the values of `f` at all positions: first, in `n` places, those whose positions are equal modulo `n`, then these, halves first.
+/// `n` is [`Real::PARTIAL`] wherever there are vector instructions.
 ///
 /// # Safety
 /// `len` numbers can be read from every input.
 #[inline(always)]
-unsafe fn fold<S: Simd, T: Element, const IN: usize, const OUT: usize>(
+unsafe fn fold<S: Simd, T: Element, C: Combination, const IN: usize, const OUT: usize>(
     simd: S,
     f: impl Elementwise<IN, OUT>,
     inputs: [*const T::Acc; IN],
     len: usize,
-    neutral: T::Acc,
-    combine: impl Fn(Lanes<S, T::Acc>, Lanes<S, T::Acc>) -> Lanes<S, T::Acc>,
-) -> [[T::Acc; LONGEST]; OUT] {
+) -> [T::Acc; OUT] {
     let lanes = T::Acc::lanes::<S>();
     let used = REGISTERS.min(T::Acc::PARTIAL / lanes);
     let group = used * lanes;
     let full = len / group * group;
-    let mut results = [[Lanes::splat(simd, neutral); REGISTERS]; OUT];
+    let neutral = T::Acc::nearest(C::NEUTRAL);
+    let mut registers = [[Lanes::splat(simd, neutral); REGISTERS]; OUT];
     for start in (0..full).step_by(group) {
         for j in 0..used {
             // SAFETY: a whole group remains, of which this is one register.
             let values = f.apply::<S, T>(unsafe { load(simd, &inputs, start + j * lanes, lanes) });
             for o in 0..OUT {
-                results[o][j] = combine(results[o][j], values[o]);
+                registers[o][j] = C::lanes(registers[o][j], values[o]);
             }
         }
     }
-    let mut rest = [[neutral; LONGEST]; OUT];
     if full < len {
+        let mut rest = [[neutral; LONGEST]; OUT];
         let (mut rest_inputs, mut rest_outs) = (inputs, [ptr::null_mut(); OUT]);
         for i in 0..IN {
             // SAFETY: this is less than `len`.
@@ -228,18 +264,42 @@ unsafe fn fold<S: Simd, T: Element, const IN: usize, const OUT: usize>(
         }
         // SAFETY: less than a group remains, and an array holds a group.
         unsafe { write_chunk::<S, T, IN, OUT>(simd, f, rest_inputs, rest_outs, len - full) };
-    }
-    for o in 0..OUT {
-        for j in 0..used {
-            let rest = &mut rest[o][j * lanes..][..lanes];
-            // SAFETY: this is one register.
-            unsafe {
-                let [value] = load(simd, &[rest.as_ptr()], 0, lanes);
-                store(combine(results[o][j], value), rest.as_mut_ptr(), lanes);
+        for o in 0..OUT {
+            for j in 0..used {
+                // SAFETY: this is one register of a group.
+                let [value] = unsafe { load(simd, &[rest[o].as_ptr()], j * lanes, lanes) };
+                registers[o][j] = C::lanes(registers[o][j], value);
             }
         }
     }
-    rest
+    let mut results = [neutral; OUT];
+    for o in 0..OUT {
+        results[o] = in_one::<S, T::Acc, C>(registers[o], used);
+    }
+    results
+}
+
+/// Combines the numbers in the first `used` registers, a power of two.
+#[inline(always)]
+fn in_one<S: Simd, R: Real, C: Combination>(mut registers: [Lanes<S, R>; REGISTERS], used: usize) -> R {
+    let mut half = used / 2;
+    while half > 0 {
+        for j in 0..half {
+            registers[j] = C::lanes(registers[j], registers[j + half]);
+        }
+        half /= 2;
+    }
+    let mut numbers = [R::zero(); LONGEST];
+    // SAFETY: the array is longer than a register.
+    unsafe { store(registers[0], numbers.as_mut_ptr(), R::lanes::<S>()) };
+    let mut half = R::lanes::<S>() / 2;
+    while half > 0 {
+        for i in 0..half {
+            numbers[i] = C::numbers(numbers[i], numbers[i + half]);
+        }
+        half /= 2;
+    }
+    numbers[0]
 }
 
 /// `count` numbers of each input, zeros behind them if they do not fill a register.
@@ -283,21 +343,4 @@ unsafe fn store<S: Simd, R: Real>(register: Lanes<S, R>, out: *mut R, count: usi
             ptr::copy_nonoverlapping((&raw const whole).cast::<R>(), out, count);
         }
     }
-}
-
-/// The sum of partial sums, halves first.
-#[inline(always)]
-fn added_up<R: Real>(partial: [R; LONGEST]) -> f64 {
-    let mut sums = [0.0; LONGEST];
-    for i in 0..LONGEST {
-        sums[i] = partial[i].to_f64();
-    }
-    let mut half = LONGEST / 2;
-    while half > 0 {
-        for i in 0..half {
-            sums[i] += sums[i + half];
-        }
-        half /= 2;
-    }
-    sums[0]
 }
