@@ -48,7 +48,7 @@ pub(crate) fn map<T: Element, const IN: usize, const OUT: usize>(
         let inputs = inputs.map(|input| &input[start..][..task_len]);
         dispatch(Map { f, inputs, outs });
     };
-    // SAFETY: `Map` writes every element of its outputs.
+    // SAFETY: `Map` writes every element of its outputs, and the extras do not end.
     unsafe { fill(len, ELEMENTS_PER_TASK, iter::repeat(()), task) }
 }
 
@@ -67,11 +67,10 @@ impl<F: Elementwise<IN, OUT>, T: Element, const IN: usize, const OUT: usize> Wit
     }
 }
 
-/// New vectors of `len` elements, which `f(index of the first element, part of each, extra)` writes in parts of `part` elements. There are
-/// as many extras as parts, or more.
+/// New vectors of `len` elements, which `f(index of the first element, part of each, extra)` writes in parts of `part` elements.
 ///
 /// # Safety
-/// `f` writes every element that it is given.
+/// `f` writes every element that it is given, and there are no fewer extras than parts.
 pub(super) unsafe fn fill<T: Element, E: Send, const OUT: usize>(
     len: usize,
     part: usize,
@@ -96,7 +95,7 @@ pub(super) unsafe fn fill<T: Element, E: Send, const OUT: usize>(
         parts.into_par_iter().for_each(|(start, part, extra)| f(start, part, extra));
     }
     for vector in &mut vectors {
-        // SAFETY: all parts together are the first `len` elements, and the caller's `f` wrote them.
+        // SAFETY: all parts together are the first `len` elements, and `f` wrote them, by the caller's promise.
         unsafe { vector.set_len(len) };
     }
     vectors

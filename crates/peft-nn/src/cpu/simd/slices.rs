@@ -54,10 +54,11 @@ pub(crate) fn write<S: Simd, U: Element<Acc = T::Acc>, T: Element, const IN: usi
 pub(crate) fn update<S: Simd, T: Element>(simd: S, f: impl Elementwise<1, 1>, values: &mut [T]) {
     let mut buffer = T::BUFFER;
     for range in chunks(values.len()) {
+        let len = range.len();
         let values = &mut values[range];
         let wide = T::widened_mut(values, &mut buffer).as_mut_ptr();
         // SAFETY: both are the widened values, of which each is read before it is written.
-        unsafe { write_chunk::<S, T, 1, 1>(simd, f, [wide.cast_const()], [wide], values.len()) };
+        unsafe { write_chunk::<S, T, 1, 1>(simd, f, [wide.cast_const()], [wide], len) };
         // SAFETY: they were widened into this buffer above.
         unsafe { T::restore(values, &buffer) };
     }
@@ -70,10 +71,11 @@ pub(crate) fn update_with<S: Simd, T: Element>(simd: S, f: impl Elementwise<2, 1
     let mut other_buffer = [T::BUFFER];
     for range in chunks(values.len()) {
         let [other] = widen(&[other], &range, &mut other_buffer);
+        let len = range.len();
         let values = &mut values[range];
         let wide = T::widened_mut(values, &mut buffer).as_mut_ptr();
         // SAFETY: all have the length of the range, and each value is read before it is written.
-        unsafe { write_chunk::<S, T, 2, 1>(simd, f, [wide.cast_const(), other], [wide], values.len()) };
+        unsafe { write_chunk::<S, T, 2, 1>(simd, f, [wide.cast_const(), other], [wide], len) };
         // SAFETY: they were widened into this buffer above.
         unsafe { T::restore(values, &buffer) };
     }
