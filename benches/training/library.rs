@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     for _ in 0..steps {
         let start = Instant::now();
         let loss = NextTokenLoss::of_batch(model.base(), &batch)?.mean()?;
-        let grads = loss.backward()?;
+        let grads = candle_peft::nn::backward(&loss)?;
         optimizer.step(&grads)?;
         losses.push(loss.to_scalar::<f32>()?);
         seconds.push(start.elapsed().as_secs_f64());

@@ -41,7 +41,7 @@ pub(crate) fn layer_norm(width: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<
 
 /// A residual connection: what a layer adds to its input.
 pub(crate) fn residual(x: &Tensor, change: &Tensor) -> Result<Tensor> {
-    x + change
+    peft_nn::add(x, change)
 }
 
 /// The output head: a weight of its own, or the very tensor of the token embedding when the two are tied.

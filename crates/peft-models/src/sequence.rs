@@ -2,7 +2,7 @@
 
 use crate::{Checkpointing, ForwardOptions, KvCache, LogitPositions};
 use candle_core::{DType, Device, Result, Tensor, bail};
-use peft_nn::{AttentionOptions, attention};
+use peft_nn::{AttentionOptions, Heads, Rotary, attention, multi_head_attention};
 use std::ops::Range;
 
 /// The positions of the input's columns.
@@ -117,6 +117,19 @@ impl<'a> Sequence<'a> {
             }
             None => attention(q, k, v, &self.attention),
         }
+    }
+
+    /// As [`Sequence::attend`] over the new tokens alone, straight from projections `(batch, seq, heads * head_dim)` to one, if there is
+    /// no past and none is to be kept.
+    pub(crate) fn attend_new(
+        &mut self,
+        [q, k, v]: [&Tensor; 3],
+        heads: Heads,
+        rotary: Option<Rotary<'_>>,
+        scale: Option<f64>,
+    ) -> Option<Result<Tensor>> {
+        self.attention.scale = scale;
+        self.cache.is_none().then(|| multi_head_attention(q, k, v, heads, rotary, &self.attention))
     }
 
     /// The hidden states `(batch, n, hidden)` of the positions that were asked for, from those of all. Ends the pass: what was added

@@ -32,6 +32,7 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+mod add;
 mod attention;
 mod checkpoint;
 mod checks;
@@ -40,6 +41,7 @@ mod cpu;
 mod cross_entropy;
 mod div_frozen;
 mod embedding;
+mod gelu;
 mod gelu_new;
 mod graph;
 mod layer_norm;
@@ -52,18 +54,20 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
+pub use add::add;
 pub use attention::{AttentionOptions, Heads, Rotary, attention, multi_head_attention};
 pub use checkpoint::{checkpoint, remembered};
 pub use combination::combination;
-pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, cross_entropy, linear_cross_entropy};
+pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, OutputHead, cross_entropy, linear_cross_entropy};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;
+pub use gelu::gelu;
 pub use gelu_new::gelu_new;
 pub use graph::{backward, backward_with};
 pub use layer_norm::layer_norm;
 pub use linear::{LowRank, WeightLayout, linear, linear_low_rank};
 pub use mul_frozen::mul_frozen;
 pub use rms_norm::rms_norm;
-pub use rope::rope;
+pub use rope::{RopeLayout, rope, rope_with_layout};
 pub use softmax::softmax_last_dim;
 pub use swiglu::swiglu;

@@ -3,10 +3,39 @@
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
+use crate::cpu::simd::with_each_arch;
 use crate::graph::Value;
 
 /// The dtypes of a comparison, each with the tolerance that its rounding asks for.
-pub(crate) const DTYPES: [(DType, f64); 3] = [(DType::F64, 1e-13), (DType::F32, 1e-5), (DType::BF16, 1.0 / 64.0)];
+pub(crate) const DTYPES: [(DType, f64); 4] =
+    [(DType::F64, 1e-13), (DType::F32, 1e-5), (DType::BF16, 1.0 / 64.0), (DType::F16, 1.0 / 512.0)];
+
+/// Lengths of rows: less than a register, some registers and a rest, more than is processed at a time.
+pub(crate) const WIDTHS: [usize; 3] = [5, 75, 1100];
+
+/// Calls `f` with each dtype, its tolerance and each width.
+pub(crate) fn for_each_case(mut f: impl FnMut(DType, f64, usize) -> Result<()>) {
+    for (dtype, tolerance) in DTYPES {
+        for width in WIDTHS {
+            f(dtype, tolerance, width).unwrap();
+        }
+    }
+}
+
+/// Processors that differ in their vector instructions compute the same.
+#[track_caller]
+pub(crate) fn assert_same_bits_on_each_arch(run: impl Fn() -> Result<Vec<Tensor>>) {
+    let mut expected: Option<Vec<Vec<u64>>> = None;
+    with_each_arch(|| {
+        let bits = |t: &Tensor| elements(t).into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        let bits = run().unwrap().iter().map(bits).collect::<Vec<_>>();
+        assert!(expected.get_or_insert_with(|| bits.clone()) == &bits);
+    });
+}
+
+fn elements(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
+}
 
 /// Irregular values in -2..2 that depend on nothing but shape and seed.
 pub(crate) fn sample(shape: impl Into<Shape>, seed: usize, dtype: DType) -> Tensor {
@@ -19,7 +48,6 @@ pub(crate) fn sample(shape: impl Into<Shape>, seed: usize, dtype: DType) -> Tens
 #[track_caller]
 pub(crate) fn assert_close(kernel: &Tensor, composed: &Tensor, tolerance: f64) {
     assert_eq!((kernel.dims(), kernel.dtype()), (composed.dims(), composed.dtype()));
-    let elements = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
     for (i, (a, b)) in elements(kernel).into_iter().zip(elements(composed)).enumerate() {
         assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "element {i}: {a} by the kernel, {b} composed");
     }

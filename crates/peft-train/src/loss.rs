@@ -40,14 +40,12 @@ impl NextTokenLoss {
     ) -> Result<Self> {
         let hidden = model.hidden(&batch.input_ids, ForwardOptions::all().with_checkpointing(checkpointing))?;
         let (targets, head) = (Targets::new(&batch.labels)?, model.head());
-        let hidden = targets.select(&hidden)?;
         match head.frozen() {
-            Some((weight, layout, bias)) => targets
-                .losses(|labels| peft_nn::linear_cross_entropy(&hidden, weight, layout, bias, labels, IGNORE_INDEX)),
-            None => {
-                let logits = head.forward(&hidden)?;
-                targets.losses(|labels| peft_nn::cross_entropy(&logits, labels, IGNORE_INDEX))
-            }
+            Some((weight, layout, bias)) => targets.losses(&hidden, |hidden, labels| {
+                peft_nn::linear_cross_entropy(hidden, weight, layout, bias, labels, IGNORE_INDEX)
+            }),
+            None => targets
+                .losses(&head.forward(&hidden)?, |logits, labels| peft_nn::cross_entropy(logits, labels, IGNORE_INDEX)),
         }
     }
 
@@ -56,9 +54,7 @@ impl NextTokenLoss {
     /// # Errors
     /// When no token has a loss, the shapes do not agree or a label is outside the vocabulary.
     pub fn of_logits(logits: &Tensor, labels: &Tensor) -> Result<Self> {
-        let targets = Targets::new(labels)?;
-        let logits = targets.select(logits)?;
-        targets.losses(|labels| peft_nn::cross_entropy(&logits, labels, IGNORE_INDEX))
+        Targets::new(labels)?.losses(logits, |logits, labels| peft_nn::cross_entropy(logits, labels, IGNORE_INDEX))
     }
 
     /// Number of tokens with a loss.
@@ -100,51 +96,37 @@ impl NextTokenLoss {
     }
 }
 
-/// The positions that predict a token with a loss, in the flattened batch, and those tokens.
+/// The token that each position predicts, where that has a loss.
 struct Targets {
-    shape: (usize, usize),
-    positions: Tensor,
+    /// `(batch, length)`: the labels one position earlier, [`IGNORE_INDEX`] at the last.
     labels: Tensor,
-    row_counts: Vec<usize>,
+    length: usize,
 }
 
 impl Targets {
     fn new(labels: &Tensor) -> Result<Self> {
         let (batch, length) = labels.dims2()?;
-        let (mut positions, mut targets, mut row_counts) = (Vec::new(), Vec::new(), Vec::with_capacity(batch));
-        for (row, labels) in labels.to_device(&Device::Cpu)?.to_vec2::<i64>()?.iter().enumerate() {
-            let before = targets.len();
-            for (column, &label) in labels.iter().enumerate().skip(1).filter(|(_, label)| **label != IGNORE_INDEX) {
-                positions.push((row * length + column - 1) as i64);
-                targets.push(label);
-            }
-            row_counts.push(targets.len() - before);
+        let mut targets = Vec::with_capacity(batch * length);
+        for row in labels.to_device(&Device::Cpu)?.to_vec2::<i64>()? {
+            targets.extend(row.into_iter().skip(1).chain([IGNORE_INDEX]));
         }
-        let count = targets.len();
-        if count == 0 {
+        if targets.iter().all(|target| *target == IGNORE_INDEX) {
             return Err(Error::option("batch", "no token of it has a loss"));
         }
-        let positions = Tensor::from_vec(positions, count, labels.device())?;
-        Ok(Self {
-            shape: (batch, length),
-            positions,
-            labels: Tensor::from_vec(targets, count, labels.device())?,
-            row_counts,
-        })
+        Ok(Self { labels: Tensor::from_vec(targets, (batch, length), labels.device())?, length })
     }
 
-    /// The vectors at these positions, `(count, n)`, of a tensor `(batch, length, n)`.
-    fn select(&self, xs: &Tensor) -> Result<Tensor> {
-        let (batch, length, width) = xs.dims3()?;
-        if (batch, length) != self.shape {
-            let message = format!("its labels are {:?}, but the model's output is {:?}", self.shape, xs.dims());
+    /// The losses that `of` computes for these targets from what a model made of each position, `(batch, length, n)`.
+    fn losses(
+        self,
+        xs: &Tensor,
+        of: impl FnOnce(&Tensor, &Tensor) -> candle_core::Result<CrossEntropy>,
+    ) -> Result<NextTokenLoss> {
+        let (batch, length, _) = xs.dims3()?;
+        if [batch, length] != self.labels.dims() {
+            let message = format!("its labels are {:?}, but the model's output is {:?}", self.labels.dims(), xs.dims());
             return Err(Error::option("batch", message));
         }
-        Ok(xs.reshape((batch * length, width))?.index_select(&self.positions, 0)?)
-    }
-
-    /// The losses that `of` computes for the labels of what was [selected](Self::select).
-    fn losses(self, of: impl FnOnce(&Tensor) -> candle_core::Result<CrossEntropy>) -> Result<NextTokenLoss> {
-        Ok(NextTokenLoss { losses: of(&self.labels)?, row_lengths: self.row_counts })
+        Ok(NextTokenLoss { losses: of(xs, &self.labels)?, row_lengths: vec![self.length; batch] })
     }
 }

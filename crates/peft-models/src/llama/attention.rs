@@ -8,6 +8,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use peft_core::adaptable;
 use peft_core::nn::Linear;
+use peft_nn::Heads;
 
 #[derive(Clone, Debug)]
 pub(super) struct Attention {
@@ -17,6 +18,7 @@ pub(super) struct Attention {
     o_proj: Linear,
     /// The block this is part of: its place in the key-value cache.
     index: usize,
+    heads: Heads,
     head_dim: usize,
 }
 
@@ -35,17 +37,20 @@ impl Attention {
             v_proj: linear(config.hidden_size, keys, "v_proj")?,
             o_proj: linear(queries, config.hidden_size, "o_proj")?,
             index,
+            heads: Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads() },
             head_dim,
         })
     }
 
     pub(super) fn forward(&self, x: &Tensor, rotation: &Rotation, sequence: &mut Sequence<'_>) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
+        let (q, k, v) = (self.q_proj.forward(x)?, self.k_proj.forward(x)?, self.v_proj.forward(x)?);
+        if let Some(y) = sequence.attend_new([&q, &k, &v], self.heads, Some(rotation.as_tables()), None) {
+            return self.o_proj.forward(&y?);
+        }
         let heads = |projected: Tensor| projected.reshape((batch, seq, (), self.head_dim))?.transpose(1, 2);
-        let q = rotation.apply(&heads(self.q_proj.forward(x)?)?)?;
-        let k = rotation.apply(&heads(self.k_proj.forward(x)?)?)?;
-        let v = heads(self.v_proj.forward(x)?)?;
-        let y = sequence.attend(self.index, &q, &k, &v, None)?;
+        let (q, k) = (rotation.apply(&heads(q)?)?, rotation.apply(&heads(k)?)?);
+        let y = sequence.attend(self.index, &q, &k, &heads(v)?, None)?;
         self.o_proj.forward(&y.transpose(1, 2)?.reshape((batch, seq, ()))?)
     }
 }

@@ -3,6 +3,7 @@
 use super::{LlamaConfig, RopeScaling};
 use crate::sequence::Positions;
 use candle_core::{Result, Tensor};
+use peft_nn::Rotary;
 use std::f32::consts::PI;
 
 /// The frequencies of a model's rotary embedding, in radians per position.
@@ -49,6 +50,11 @@ impl Rope {
 }
 
 impl Rotation {
+    /// The tables themselves.
+    pub(super) fn as_tables(&self) -> Rotary<'_> {
+        Rotary { cos: &self.cos, sin: &self.sin }
+    }
+
     /// Rotates queries or keys `(batch, heads, seq, head_dim)`.
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         peft_nn::rope(x, &self.cos, &self.sin)

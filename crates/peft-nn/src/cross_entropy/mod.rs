@@ -2,10 +2,11 @@
 
 mod composed;
 mod cpu;
-mod from_hidden;
+mod head;
+mod reduce;
 mod targets;
 
-pub use from_hidden::linear_cross_entropy;
+pub use head::{OutputHead, linear_cross_entropy};
 
 use candle_core::{Result, Tensor, bail};
 
@@ -39,7 +40,7 @@ impl CrossEntropy {
 
     /// The sum of the losses: a scalar, zero when no label counts.
     pub fn sum(&self) -> Result<Tensor> {
-        self.losses.sum_all()
+        reduce::sum_divided(&self.losses, 1.0)
     }
 
     /// The mean loss of the labels that count: a scalar. An error when none does, for which PyTorch gives NaN.
@@ -47,7 +48,7 @@ impl CrossEntropy {
         if self.count == 0 {
             bail!("{NAME}: no label counts, all {} are ignored", self.losses.elem_count());
         }
-        self.sum()? / self.count as f64
+        reduce::sum_divided(&self.losses, self.count as f64)
     }
 }
 
@@ -68,10 +69,9 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, ignore_index: i64) -> Res
     let targets = Targets::new(labels, vocabulary, ignore_index)?;
     let count = targets.count();
 
-    let logits = logits.reshape((positions.iter().product::<usize>(), vocabulary))?;
-    let (losses, saved) = SoftmaxMinusOneHot::forward(logits.detach(), targets)?;
-    let losses = join([Some(&logits)], losses, saved)?.reshape(positions)?;
-    Ok(CrossEntropy { losses, count })
+    let rows = logits.detach().contiguous()?.reshape((positions.iter().product::<usize>(), vocabulary))?;
+    let (losses, saved) = SoftmaxMinusOneHot::forward(rows, targets)?;
+    Ok(CrossEntropy { losses: join([Some(logits)], losses.reshape(positions)?, saved)?, count })
 }
 
 struct SoftmaxMinusOneHot {
@@ -93,17 +93,17 @@ impl SoftmaxMinusOneHot {
         };
         Ok((losses, Self { logits, log_sum_exp, targets }))
     }
-
-    /// The gradient of the logits for that of the losses.
-    fn gradient(&self, grad: &Tensor) -> Result<Tensor> {
-        if grad.device().is_cpu() { cpu::backward(self, grad) } else { composed::backward(self, grad) }
-    }
 }
 
 impl Backward<1> for SoftmaxMinusOneHot {
     const NAME: &'static str = NAME;
+    const READS_OUTPUT: bool = false;
 
     fn backward(&self, _output: &Tensor, grad: &Tensor, _wanted: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
-        Ok([Some(self.gradient(grad)?)])
+        let shape = [grad.dims(), &[self.logits.dim(1)?]].concat();
+        let grad = grad.flatten_all()?;
+        let gradient =
+            if grad.device().is_cpu() { cpu::backward(self, &grad)? } else { composed::backward(self, &grad)? };
+        Ok([Some(gradient.reshape(shape)?)])
     }
 }

@@ -26,11 +26,6 @@ impl Targets {
         Ok(Self(labels.into_iter().enumerate().map(target).collect::<Result<_>>()?))
     }
 
-    /// Those of a range of positions.
-    pub(super) fn range(&self, start: usize, len: usize) -> Self {
-        Self(self.0[start..start + len].to_vec())
-    }
-
     pub(super) fn count(&self) -> usize {
         self.0.iter().flatten().count()
     }

@@ -23,10 +23,9 @@ fn inner_scale() -> f64 {
 /// and computes in the input's dtype.)
 pub fn gelu_new(x: &Tensor) -> Result<Tensor> {
     ensure_float(NAME, "input", x)?;
-    let x = x.contiguous()?;
-    let saved = GeluNew { x: x.detach() };
+    let saved = GeluNew { x: x.detach().contiguous()? };
     let value = if x.device().is_cpu() { cpu::forward(&saved)? } else { Value::Tensor(composed::forward(&saved)?) };
-    join([Some(&x)], value, saved)
+    join([Some(x)], value, saved)
 }
 
 struct GeluNew {
@@ -35,6 +34,7 @@ struct GeluNew {
 
 impl Backward<1> for GeluNew {
     const NAME: &'static str = NAME;
+    const READS_OUTPUT: bool = false;
 
     fn backward(&self, _output: &Tensor, grad: &Tensor, _wanted: [bool; 1]) -> Result<[Option<Tensor>; 1]> {
         let dx = if grad.device().is_cpu() { cpu::backward(self, grad)? } else { composed::backward(self, grad)? };

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
 
+use crate::cpu::simd;
 use crate::cpu::{Element, dispatch_float, for_each_row, map, read, value};
 
 /// Elements that one task adds.
@@ -51,7 +52,7 @@ fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     let (x, y) = (read(&a)?, read(&b)?);
     dispatch_float!("backward", a, T => {
-        let sum = map([x.as_slice::<T>()?, y.as_slice::<T>()?], |[x, y]| T::narrow(x.widen() + y.widen()));
+        let [sum] = map(simd::Sum, [x.as_slice::<T>()?, y.as_slice::<T>()?]);
         Ok(value(sum, a.shape()).into_tensor())
     })
 }

@@ -47,17 +47,41 @@ pub(super) fn backward(op: &LayerNorm, grad: &Tensor, wanted: [bool; 3]) -> Resu
 mod tests {
     use super::super::cpu;
     use super::*;
-    use crate::testing::{DTYPES, assert_same_gradients, assert_same_value, sample};
+    use crate::testing::{
+        assert_same_bits_on_each_arch, assert_same_gradients, assert_same_value, for_each_case, sample,
+    };
 
     #[test]
     fn the_kernel_computes_the_same() {
-        for (dtype, tolerance) in DTYPES {
-            let op = LayerNorm { x: sample((2, 3, 5), 0, dtype), weight: sample(5, 1, dtype), eps: 1e-5 };
-            for bias in [None, Some(&sample(5, 2, dtype))] {
+        for_each_case(|dtype, tolerance, width| {
+            let op = LayerNorm { x: sample((2, 3, width), 0, dtype), weight: sample(width, 1, dtype), eps: 1e-5 };
+            for bias in [None, Some(&sample(width, 2, dtype))] {
                 assert_same_value(cpu::forward(&op, bias), forward(&op, bias), tolerance);
+                assert_same_bits_on_each_arch(|| Ok(vec![cpu::forward(&op, bias)?.into_tensor()]));
             }
-            let grad = sample((2, 3, 5), 3, dtype);
+            let grad = sample((2, 3, width), 3, dtype);
             assert_same_gradients(cpu::backward(&op, &grad, [true; 3]), backward(&op, &grad, [true; 3]), tolerance);
+            assert_same_bits_on_each_arch(|| Ok(cpu::backward(&op, &grad, [true; 3])?.into_iter().flatten().collect()));
+            Ok(())
+        });
+    }
+
+    /// Each of the ways to compute some of the gradients gives what all of them together give.
+    #[test]
+    fn unwanted_gradients_are_left_out() -> Result<()> {
+        let dtype = candle_core::DType::F64;
+        let op = LayerNorm { x: sample((3, 5), 0, dtype), weight: sample(5, 1, dtype), eps: 1e-5 };
+        let grad = sample((3, 5), 2, dtype);
+        let all = cpu::backward(&op, &grad, [true; 3])?;
+        for wanted in (0..8).map(|i| [i & 1 == 1, i & 2 == 2, i & 4 == 4]) {
+            let some = cpu::backward(&op, &grad, wanted)?;
+            for (wanted, (some, all)) in wanted.into_iter().zip(some.into_iter().zip(&all)) {
+                assert_eq!(some.is_some(), wanted);
+                if let (Some(some), Some(all)) = (some, all) {
+                    crate::testing::assert_close(&some, all, 0.0);
+                }
+            }
         }
+        Ok(())
     }
 }

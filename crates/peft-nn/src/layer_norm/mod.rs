@@ -25,15 +25,14 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) 
         }
     }
 
-    let x = x.contiguous()?;
     let bias_value = bias.map(|bias| bias.detach().contiguous()).transpose()?;
-    let saved = LayerNorm { x: x.detach(), weight: weight.detach().contiguous()?, eps };
+    let saved = LayerNorm { x: x.detach().contiguous()?, weight: weight.detach().contiguous()?, eps };
     let value = if x.device().is_cpu() {
         cpu::forward(&saved, bias_value.as_ref())?
     } else {
         Value::Tensor(composed::forward(&saved, bias_value.as_ref())?)
     };
-    join([Some(&x), Some(weight), bias], value, saved)
+    join([Some(x), Some(weight), bias], value, saved)
 }
 
 struct LayerNorm {
@@ -44,6 +43,7 @@ struct LayerNorm {
 
 impl Backward<3> for LayerNorm {
     const NAME: &'static str = NAME;
+    const READS_OUTPUT: bool = false;
 
     fn backward(&self, _output: &Tensor, grad: &Tensor, wanted: [bool; 3]) -> Result<[Option<Tensor>; 3]> {
         if grad.device().is_cpu() { cpu::backward(self, grad, wanted) } else { composed::backward(self, grad, wanted) }

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use super::low_rank::Change;
 use super::{Linear, NAME, WeightLayout};
 use crate::cpu::gemm::{ByRows, Matrix, Panels, product, product_by_rows};
-use crate::cpu::{Element, Operand, read, sum_rows, value};
+use crate::cpu::{Element, Operand, column_sums, read, value};
 use crate::graph::Value;
 
 /// Evaluates an expression with `$type` standing for a dtype that is computed with in f32.
@@ -126,10 +126,7 @@ fn backward_typed<T: Element<Acc = f32>>(op: &Linear, grad: &Tensor, wanted: [bo
     };
     let dbias = if wants_bias {
         let grad = read(grad)?;
-        let grad = grad.as_slice::<T>()?;
-        let sum = sum_rows::<T>(rows, outputs, |i, sum| {
-            sum.iter_mut().zip(&grad[i * outputs..][..outputs]).for_each(|(sum, g)| *sum += g.widen());
-        });
+        let sum: Vec<T> = column_sums(grad.as_slice::<T>()?, outputs).into_iter().map(T::narrow).collect();
         Some(value(sum, outputs))
     } else {
         None

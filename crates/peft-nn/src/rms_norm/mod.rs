@@ -21,10 +21,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     ensure_dtype(NAME, "weight", weight, x.dtype())?;
     ensure_shape(NAME, "weight", weight, &[width])?;
 
-    let x = x.contiguous()?;
-    let saved = RmsNorm { x: x.detach(), weight: weight.detach().contiguous()?, eps };
+    let saved = RmsNorm { x: x.detach().contiguous()?, weight: weight.detach().contiguous()?, eps };
     let value = if x.device().is_cpu() { cpu::forward(&saved)? } else { Value::Tensor(composed::forward(&saved)?) };
-    join([Some(&x), Some(weight)], value, saved)
+    join([Some(x), Some(weight)], value, saved)
 }
 
 struct RmsNorm {
@@ -35,6 +34,7 @@ struct RmsNorm {
 
 impl Backward<2> for RmsNorm {
     const NAME: &'static str = NAME;
+    const READS_OUTPUT: bool = false;
 
     fn backward(&self, _output: &Tensor, grad: &Tensor, wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
         if grad.device().is_cpu() { cpu::backward(self, grad, wanted) } else { composed::backward(self, grad, wanted) }

@@ -35,33 +35,43 @@ mod tests {
     use super::super::cpu;
     use super::*;
     use crate::attention::AttentionOptions;
-    use crate::testing::{DTYPES, assert_close, assert_same_value, sample};
+    use crate::testing::{DTYPES, assert_close, assert_same_bits_on_each_arch, assert_same_value, sample};
 
-    /// Three queries in each of two groups, five keys, of which left padding hides the first three in the second row of
-    /// the batch: its first query then sees nothing.
-    fn visibilities() -> Result<Vec<Option<Visibility>>> {
-        let padding = Tensor::new(&[[1u8, 1, 1, 1, 1], [0, 0, 0, 1, 1]], &candle_core::Device::Cpu)?;
+    /// Three queries in each of two groups, of whose keys left padding hides a few in the second row of the batch: its first query then
+    /// sees nothing.
+    fn visibilities(keys: usize) -> Result<Vec<Option<Visibility>>> {
+        let padding = (0..2 * keys).map(|i| u8::from(i < keys || i >= 2 * keys - 2)).collect();
+        let padding = Tensor::from_vec(padding, (2, keys), &candle_core::Device::Cpu)?;
+        let holes = (0..2 * keys).map(|i| u8::from(i % 7 > 1)).collect::<Vec<_>>();
+        let holes = Tensor::from_vec(holes, (2, keys), &candle_core::Device::Cpu)?;
         [
             AttentionOptions::full(),
             AttentionOptions::causal(),
             AttentionOptions::full().with_key_padding(padding.clone()),
             AttentionOptions::causal().with_key_padding(padding),
+            AttentionOptions::causal().with_key_padding(holes),
         ]
         .iter()
-        .map(|options| Visibility::new(options, 2, 3, 5))
+        .map(|options| Visibility::new(options, 2, 3, keys))
         .collect()
     }
 
     #[test]
     fn the_kernel_computes_the_same() -> Result<()> {
         for (dtype, tolerance) in DTYPES {
-            for visibility in visibilities()? {
-                let (scores, visibility) = (sample((2, 2, 6, 5), 0, dtype), visibility.as_ref());
-                let composed = probabilities(&scores, 0.6, visibility)?;
-                assert_same_value(cpu::probabilities(&scores, 0.6, visibility), Ok(composed.clone()), tolerance);
-                let grad = sample((2, 2, 6, 5), 1, dtype);
-                let kernel = cpu::scores_gradient(&composed, &grad, 0.6)?;
-                assert_close(&kernel, &scores_gradient(&composed, &grad, 0.6)?, tolerance);
+            for (keys, scale) in [(5, 0.6), (75, -0.3), (1100, 1.0)] {
+                for visibility in visibilities(keys)? {
+                    let (scores, visibility) = (sample((2, 2, 6, keys), 0, dtype), visibility.as_ref());
+                    let composed = probabilities(&scores, scale, visibility)?;
+                    assert_same_value(cpu::probabilities(&scores, scale, visibility), Ok(composed.clone()), tolerance);
+                    let grad = sample((2, 2, 6, keys), 1, dtype);
+                    let kernel = cpu::scores_gradient(&composed, &grad, scale)?;
+                    assert_close(&kernel, &scores_gradient(&composed, &grad, scale)?, tolerance);
+                    assert_same_bits_on_each_arch(|| {
+                        let p = cpu::probabilities(&scores, scale, visibility)?.into_tensor();
+                        Ok(vec![p, cpu::scores_gradient(&composed, &grad, scale)?])
+                    });
+                }
             }
         }
         Ok(())

@@ -17,8 +17,7 @@ const NAME: &str = "softmax-last-dim";
 pub fn softmax_last_dim(x: &Tensor) -> Result<Tensor> {
     last_dim(NAME, "input", x)?;
     ensure_float(NAME, "input", x)?;
-    let x = x.contiguous()?;
-    join([Some(&x)], probabilities(&x.detach(), 1.0, None)?, Softmax)
+    join([Some(x)], probabilities(&x.detach().contiguous()?, 1.0, None)?, Softmax)
 }
 
 struct Softmax;

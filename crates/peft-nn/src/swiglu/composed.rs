@@ -36,15 +36,35 @@ pub(super) fn backward(op: &SwiGlu, grad: &Tensor, wanted: [bool; 2]) -> Result<
 mod tests {
     use super::super::cpu;
     use super::*;
-    use crate::testing::{DTYPES, assert_same_gradients, assert_same_value, sample};
+    use crate::testing::{
+        assert_close, assert_same_bits_on_each_arch, assert_same_gradients, assert_same_value, for_each_case, sample,
+    };
 
     #[test]
     fn the_kernel_computes_the_same() {
-        for (dtype, tolerance) in DTYPES {
-            let op = SwiGlu { gate: sample((3, 5), 0, dtype), up: sample((3, 5), 1, dtype) };
+        for_each_case(|dtype, tolerance, width| {
+            let op = SwiGlu { gate: sample((3, width), 0, dtype), up: sample((3, width), 1, dtype) };
             assert_same_value(cpu::forward(&op), forward(&op), tolerance);
-            let grad = sample((3, 5), 2, dtype);
-            assert_same_gradients(cpu::backward(&op, &grad, [true; 2]), backward(&op, &grad, [true; 2]), tolerance);
-        }
+            let grad = sample((3, width), 2, dtype);
+            let both = cpu::backward(&op, &grad, [true; 2]);
+            assert_same_gradients(both, backward(&op, &grad, [true; 2]), tolerance);
+            assert_same_bits_on_each_arch(|| {
+                let gradients = cpu::backward(&op, &grad, [true; 2])?;
+                Ok(gradients.into_iter().flatten().chain([cpu::forward(&op)?.into_tensor()]).collect())
+            });
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn unwanted_gradients_are_left_out() -> Result<()> {
+        let sample = |seed| sample((3, 5), seed, candle_core::DType::F64);
+        let (op, grad) = (SwiGlu { gate: sample(0), up: sample(1) }, sample(2));
+        let [Some(dgate), Some(dup)] = cpu::backward(&op, &grad, [true; 2])? else { panic!("both are wanted") };
+        let [Some(alone), None] = cpu::backward(&op, &grad, [true, false])? else { panic!("the first is wanted") };
+        assert_close(&alone, &dgate, 0.0);
+        let [None, Some(alone)] = cpu::backward(&op, &grad, [false, true])? else { panic!("the second is wanted") };
+        assert_close(&alone, &dup, 0.0);
+        Ok(())
     }
 }

@@ -1,40 +1,79 @@
 use candle_core::{Result, Tensor};
+use pulp::Simd;
 
 use super::{NAME, SwiGlu};
-use crate::cpu::{Element, dispatch_float, map, read, sigmoid, value};
+use crate::cpu::simd::{Elementwise, Lanes};
+use crate::cpu::{Element, dispatch_float, map, read, value};
 use crate::graph::Value;
 
 pub(super) fn forward(op: &SwiGlu) -> Result<Value> {
-    dispatch_float!(NAME, op.gate, T => forward_typed::<T>(op))
+    dispatch_float!(NAME, op.gate, T => {
+        let (gate, up) = (read(&op.gate)?, read(&op.up)?);
+        let [y] = map(Activation, [gate.as_slice::<T>()?, up.as_slice::<T>()?]);
+        Ok(value(y, op.gate.shape()))
+    })
 }
 
 pub(super) fn backward(op: &SwiGlu, grad: &Tensor, wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
-    dispatch_float!(NAME, op.gate, T => backward_typed::<T>(op, grad, wanted))
-}
-
-fn forward_typed<T: Element>(op: &SwiGlu) -> Result<Value> {
-    let (gate, up) = (read(&op.gate)?, read(&op.up)?);
-    let (gate, up) = (gate.as_slice::<T>()?, up.as_slice::<T>()?);
-    let y = map([gate, up], |[gate, up]: [T; 2]| {
-        let gate = gate.widen();
-        let silu = T::narrow(gate * sigmoid(gate));
-        T::narrow(silu.widen() * up.widen())
-    });
-    Ok(value(y, op.gate.shape()))
-}
-
-fn backward_typed<T: Element>(op: &SwiGlu, grad: &Tensor, wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
-    let (gate, up, grad) = (read(&op.gate)?, read(&op.up)?, read(grad)?);
-    let (gate, up, grad) = (gate.as_slice::<T>()?, up.as_slice::<T>()?, grad.as_slice::<T>()?);
-    let one = T::acc(1.0);
-    let dgate = wanted[0].then(|| {
-        map([gate, up, grad], |[gate, up, grad]: [T; 3]| {
-            let (gate, sigmoid) = (gate.widen(), sigmoid(gate.widen()));
-            T::narrow(grad.widen() * up.widen() * sigmoid * (one + gate * (one - sigmoid)))
+    dispatch_float!(NAME, op.gate, T => {
+        let (gate, up, grad) = (read(&op.gate)?, read(&op.up)?, read(grad)?);
+        let inputs = [gate.as_slice::<T>()?, up.as_slice::<T>()?, grad.as_slice::<T>()?];
+        let tensor = |elements: Vec<T>| value(elements, op.gate.shape()).into_tensor();
+        Ok(match wanted {
+            [true, true] => map(Gradients, inputs).map(|gradient| Some(tensor(gradient))),
+            [true, false] => {
+                let [dgate] = map(Gradients, inputs);
+                [Some(tensor(dgate)), None]
+            }
+            [false, true] => {
+                let [dup] = map(UpGradient, inputs);
+                [None, Some(tensor(dup))]
+            }
+            [false, false] => [None, None],
         })
-    });
-    let dup = wanted[1].then(|| {
-        map([gate, grad], |[gate, grad]: [T; 2]| T::narrow(grad.widen() * gate.widen() * sigmoid(gate.widen())))
-    });
-    Ok([dgate, dup].map(|gradient| gradient.map(|elements| value(elements, op.gate.shape()).into_tensor())))
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Activation;
+
+impl Elementwise<2, 1> for Activation {
+    #[inline(always)]
+    fn apply<S: Simd, T: Element>(self, [gate, up]: [Lanes<S, T::Acc>; 2]) -> [Lanes<S, T::Acc>; 1] {
+        [T::rounded(gate / ((-gate).exp() + 1.0)) * up]
+    }
+}
+
+/// Of the gate and of the other operand.
+#[derive(Clone, Copy)]
+struct Gradients;
+
+impl Elementwise<3, 2> for Gradients {
+    #[inline(always)]
+    fn apply<S: Simd, T: Element>(self, [gate, up, grad]: [Lanes<S, T::Acc>; 3]) -> [Lanes<S, T::Acc>; 2] {
+        let sigmoid = gate.sigmoid();
+        let grad = grad * sigmoid;
+        [grad * up * (gate * (1.0 - sigmoid) + 1.0), grad * gate]
+    }
+}
+
+/// Of the gate alone.
+impl Elementwise<3, 1> for Gradients {
+    #[inline(always)]
+    fn apply<S: Simd, T: Element>(self, inputs: [Lanes<S, T::Acc>; 3]) -> [Lanes<S, T::Acc>; 1] {
+        let [dgate, _] = Elementwise::<3, 2>::apply::<S, T>(self, inputs);
+        [dgate]
+    }
+}
+
+/// Of the other operand alone.
+#[derive(Clone, Copy)]
+struct UpGradient;
+
+impl Elementwise<3, 1> for UpGradient {
+    #[inline(always)]
+    fn apply<S: Simd, T: Element>(self, inputs: [Lanes<S, T::Acc>; 3]) -> [Lanes<S, T::Acc>; 1] {
+        let [_, dup] = Elementwise::<3, 2>::apply::<S, T>(Gradients, inputs);
+        [dup]
+    }
 }

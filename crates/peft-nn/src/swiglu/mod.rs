@@ -18,10 +18,9 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     ensure_float(NAME, "gate", gate)?;
     ensure_dtype(NAME, "second operand", up, gate.dtype())?;
     ensure_shape(NAME, "second operand", up, gate.dims())?;
-    let (gate, up) = (gate.contiguous()?, up.contiguous()?);
-    let saved = SwiGlu { gate: gate.detach(), up: up.detach() };
+    let saved = SwiGlu { gate: gate.detach().contiguous()?, up: up.detach().contiguous()? };
     let value = if gate.device().is_cpu() { cpu::forward(&saved)? } else { Value::Tensor(composed::forward(&saved)?) };
-    join([Some(&gate), Some(&up)], value, saved)
+    join([Some(gate), Some(up)], value, saved)
 }
 
 struct SwiGlu {
@@ -31,6 +30,7 @@ struct SwiGlu {
 
 impl Backward<2> for SwiGlu {
     const NAME: &'static str = NAME;
+    const READS_OUTPUT: bool = false;
 
     fn backward(&self, _output: &Tensor, grad: &Tensor, wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
         if grad.device().is_cpu() { cpu::backward(self, grad, wanted) } else { composed::backward(self, grad, wanted) }

@@ -15,4 +15,5 @@ mod normalisation;
 mod rope;
 mod softmax;
 mod support;
+mod threads;
 mod torch;

@@ -1,5 +1,5 @@
 use candle_core::{DType, Tensor, Var};
-use peft_nn::rope;
+use peft_nn::{RopeLayout, rope, rope_with_layout};
 use proptest::prelude::*;
 
 use crate::support::{assert_close, assert_same_bits, cases, check_gradients, check_sixteen_bit, error, random};
@@ -20,7 +20,9 @@ proptest! {
     ) {
         let angles = if per_batch { random((batch, seq, half), seed) } else { random((seq, half), seed) };
         let (cos, sin) = tables(&angles);
-        check_gradients(&[random((batch, heads, seq, 2 * half), seed)], |v| rope(&v[0], &cos, &sin));
+        let x = random((batch, heads, seq, 2 * half), seed);
+        check_gradients(std::slice::from_ref(&x), |v| rope(&v[0], &cos, &sin));
+        check_gradients(&[x], |v| rope_with_layout(&v[0], &cos, &sin, RopeLayout::Interleaved));
     }
 
     #[test]
@@ -35,6 +37,8 @@ proptest! {
         let x = f32s(random((batch, heads, seq, 2 * half), seed));
         let expected = candle_nn::rotary_emb::rope(&x, &cos, &sin).unwrap();
         assert_same_bits(&rope(&x, &cos, &sin).unwrap(), &expected);
+        let expected = candle_nn::rotary_emb::rope_i(&x, &cos, &sin).unwrap();
+        assert_same_bits(&rope_with_layout(&x, &cos, &sin, RopeLayout::Interleaved).unwrap(), &expected);
     }
 }
 
@@ -42,6 +46,7 @@ proptest! {
 fn a_strided_input() {
     let (cos, sin) = tables(&random((3, 2), 1));
     check_gradients(&[random((2, 3, 2, 4), 2)], |v| rope(&v[0].transpose(1, 2)?, &cos, &sin));
+    check_gradients(&[random((4, 2, 3, 2), 2)], |v| rope(&v[0].transpose(0, 3)?, &cos, &sin));
 }
 
 #[test]
@@ -49,7 +54,9 @@ fn tables_of_another_dtype_and_tracked_tables_are_constants() {
     let (cos, sin) = tables(&random((3, 2), 1));
     let (cos, sin) = (Var::from_tensor(&cos).unwrap(), Var::from_tensor(&sin).unwrap());
     check_gradients(&[random((2, 2, 3, 4), 2)], |v| rope(&v[0], &cos, &sin));
-    check_sixteen_bit(&[random((2, 2, 3, 4), 2)], |v| rope(&v[0], &cos, &sin));
+    for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
+        check_sixteen_bit(&[random((2, 2, 3, 4), 2)], |v| rope_with_layout(&v[0], &cos, &sin, layout));
+    }
 }
 
 #[test]

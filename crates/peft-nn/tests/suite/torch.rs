@@ -5,8 +5,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use peft_nn::{
-    AttentionOptions, Heads, IGNORE_INDEX, Rotary, WeightLayout, attention, cross_entropy, embedding, gelu_new,
-    layer_norm, linear, multi_head_attention, rms_norm, rope, softmax_last_dim, swiglu,
+    AttentionOptions, Heads, IGNORE_INDEX, OutputHead, RopeLayout, Rotary, WeightLayout, add, attention, cross_entropy,
+    embedding, gelu, gelu_new, layer_norm, linear, multi_head_attention, rms_norm, rope, rope_with_layout,
+    softmax_last_dim, swiglu,
 };
 
 use crate::support::assert_close;
@@ -41,9 +42,13 @@ impl Case {
 }
 
 fn check(op: &str, run: impl Fn(&Case) -> Result<Tensor>) {
+    check_case(Case::load, op, run);
+}
+
+fn check_case(load: impl Fn(&str) -> Case, op: &str, run: impl Fn(&Case) -> Result<Tensor>) {
     // bf16 keeps 8 bits; a sum of several rounded terms differs by a few of the last.
     for (dtype, tolerance) in [("float32", 2e-6), ("bfloat16", 1.0 / 64.0)] {
-        let case = Case::load(&format!("{op}.{dtype}"));
+        let case = load(&format!("{op}.{dtype}"));
         let output = run(&case).unwrap();
         assert_eq!(output.dtype(), case.get("output").dtype(), "{op} {dtype}");
         assert_close(&output, case.get("output"), tolerance);
@@ -85,6 +90,7 @@ fn swiglu_rounds_as_pytorch_does() {
 #[test]
 fn rotary_embedding() {
     check("rope", |c| rope(c.get("x"), c.get("cos"), c.get("sin")));
+    check("rope_interleaved", |c| rope_with_layout(c.get("x"), c.get("cos"), c.get("sin"), RopeLayout::Interleaved));
 }
 
 #[test]
@@ -119,6 +125,12 @@ fn attention_of_whole_layers() {
 fn activations() {
     check("swiglu", |c| swiglu(c.get("gate"), c.get("up")));
     check("gelu_new", |c| gelu_new(c.get("x")));
+    check("gelu", |c| gelu(c.get("x")));
+}
+
+#[test]
+fn addition() {
+    check("add", |c| add(c.get("x"), c.get("y")));
 }
 
 #[test]
@@ -128,6 +140,30 @@ fn mean_cross_entropy() {
         assert_eq!((loss.count(), loss.per_token().dtype()), (3, DType::F32));
         loss.mean()
     });
+}
+
+/// candle joins three inputs, so of five two are constants in turn.
+#[test]
+fn head_with_a_low_rank_change() {
+    for constants in [["a", "b"], ["weight", "bias"]] {
+        let freeze = |mut case: Case| {
+            for key in constants {
+                case.vars.remove(key);
+            }
+            case
+        };
+        check_case(
+            |name| freeze(Case::load(name)),
+            "head",
+            |c| {
+                let head = OutputHead::new(c.get("weight"), WeightLayout::OutIn).with_bias(Some(c.get("bias")));
+                let head = head.with_low_rank(c.get("a"), c.get("b"), 0.5);
+                let loss = head.cross_entropy(c.get("hidden"), c.get("labels"), IGNORE_INDEX)?;
+                assert_eq!(loss.count(), 4);
+                loss.mean()
+            },
+        );
+    }
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn exp_in<S: Simd, const CHAINS: usize>(simd: S, row: &mut [f32], factor: f32, s
 #[inline(always)]
 fn exps<S: Simd>(simd: S, row: &mut [S::f32s], (factor, term): (S::f32s, S::f32s), sums: &mut [S::f32s]) {
     for (x, sum) in row.iter_mut().zip(sums) {
-        *x = simd::exp(simd, simd.mul_add_e_f32s(*x, factor, term));
+        *x = <f32 as simd::Real>::exp(simd, simd.mul_add_e_f32s(*x, factor, term));
         *sum = simd.add_f32s(*sum, *x);
     }
 }
@@ -106,7 +106,7 @@ pub(super) fn gradient<S: Simd>(simd: S, scores: &mut [f32], grads: &mut [f32], 
     let (factor, term) = (simd.splat_f32s(normaliser.factor), simd.splat_f32s(-normaliser.shift));
     let (inverse, dot) = (simd.splat_f32s(normaliser.inverse), simd.splat_f32s(dot));
     for (score, grad) in registers_mut::<S>(scores).iter_mut().zip(registers_mut::<S>(grads)) {
-        *score = simd.mul_f32s(simd::exp(simd, simd.mul_add_e_f32s(*score, factor, term)), inverse);
+        *score = simd.mul_f32s(<f32 as simd::Real>::exp(simd, simd.mul_add_e_f32s(*score, factor, term)), inverse);
         *grad = simd.mul_f32s(*score, simd.sub_f32s(*grad, dot));
     }
 }

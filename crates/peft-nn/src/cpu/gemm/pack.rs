@@ -38,10 +38,6 @@ impl Panels {
         Self { data, depth, columns, vectors, width }
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.columns.div_ceil(self.width)
-    }
-
     /// The rows from `from` on of one panel.
     #[inline(always)]
     pub(crate) fn panel(&self, index: usize, from: usize) -> &[f32] {

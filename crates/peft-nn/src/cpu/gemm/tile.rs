@@ -22,12 +22,6 @@ pub(crate) struct Strided<'a> {
     pub(crate) depth: usize,
 }
 
-impl<'a> Strided<'a> {
-    pub(crate) fn from_row(self, row: usize) -> Self {
-        Self { data: &self.data[row * self.row..], ..self }
-    }
-}
-
 /// Where a product goes: rows of `columns` elements, `stride` apart.
 pub(crate) struct Destination<'a> {
     pub(crate) data: &'a mut [f32],

@@ -3,11 +3,21 @@
 //! pulp's operations are vectorised only where they are inlined into the body of a `WithSimd`, so everything here that takes a
 //! `Simd` is `#[inline(always)]`.
 
-#![allow(dead_code, unused_imports)]
-
 mod exp;
+mod exp_sum;
+mod formulas;
+mod lanes;
+mod normal;
+mod real;
+mod round;
+mod slices;
 
-pub(crate) use exp::exp;
+pub(crate) use exp_sum::{ExpOf, ExpSum};
+pub(crate) use formulas::{Identity, Product, Quotient, Sum, Times};
+pub(crate) use lanes::{Elementwise, Lanes};
+pub(crate) use real::Real;
+pub(crate) use round::{to_bf16, to_f16};
+pub(crate) use slices::{CHUNK, accumulate, max, sum, update, update_with, write};
 
 use std::sync::LazyLock;
 
@@ -23,7 +33,7 @@ thread_local! {
 }
 
 /// Runs a kernel with the best instructions there are.
-#[inline]
+#[inline(never)]
 pub(crate) fn dispatch<K: WithSimd>(kernel: K) -> K::Output {
     #[cfg(test)]
     if let Some(arch) = TESTED.get() {
