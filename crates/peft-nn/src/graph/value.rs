@@ -1,5 +1,6 @@
 //! Results of operators before any graph knows them.
 
+use crate::cpu;
 use candle_core::backend::BackendStorage;
 use candle_core::op::{Add, BackpropOp};
 use candle_core::{DType, Layout, Result, Shape, Storage, Tensor, bail};
@@ -85,6 +86,12 @@ pub(crate) fn matmul(lhs: &Tensor, rhs: &Tensor) -> Result<Value> {
     let batch: usize = lhs.dims()[..rank - 2].iter().product();
     if lhs.elem_count() == 0 || rhs.elem_count() == 0 {
         return Ok(Value::Tensor(lhs.detach().matmul(&rhs.detach())?));
+    }
+    if rank == 2
+        && k == rhs.dim(0)?
+        && let Some(product) = cpu::matmul(lhs, rhs)?
+    {
+        return Ok(product);
     }
     let (a, a_layout) = lhs.storage_and_layout();
     let (b, b_layout) = rhs.storage_and_layout();
