@@ -10,6 +10,7 @@
 //! memory layout, and answer a wrong shape, dtype or index with an error. 16-bit arithmetic runs in f32 and rounds
 //! where PyTorch and transformers do. Operators with a `cpu` module run their own kernels on the CPU; the `composed`
 //! module beside it says the same in candle's operations: other devices run it, and the kernels are tested against it.
+//! What a kernel computes depends neither on the number of threads nor on how long the processor's vector registers are.
 //!
 //! [`backward()`] goes back through them with less time, memory and stack than candle's own, which gives the same
 //! gradients; [`checkpoint()`] computes activations again instead of keeping them.

@@ -50,9 +50,9 @@ fn compare(criterion: &mut Criterion, name: &str, inputs: &[Tensor], ways: &[(&s
 criterion_group! {
     name = operators;
     config = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_secs(1));
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(500));
     targets = pointwise::all, rows::all, losses::all
 }
 criterion_main!(operators);

@@ -10,7 +10,6 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::{ptr, slice};
 
-use candle_core::WithDType;
 use pulp::Simd;
 
 use super::{Elementwise, Lanes, Real};
@@ -95,7 +94,7 @@ pub(crate) fn sum<S: Simd, T: Element, const IN: usize, const OUT: usize>(
         // SAFETY: all inputs have the length of the range.
         let sums = unsafe { fold::<S, T, Added, IN, OUT>(simd, f, inputs, range.len()) };
         for o in 0..OUT {
-            totals[o] += sums[o].to_f64();
+            totals[o] += sums[o];
         }
     }
     totals
@@ -110,7 +109,7 @@ pub(crate) fn max<S: Simd, T: Element>(simd: S, f: impl Elementwise<1, 1>, value
         let inputs = widen(&[values], &range, &mut buffers);
         // SAFETY: the input has the length of the range.
         let [value] = unsafe { fold::<S, T, Largest, 1, 1>(simd, f, inputs, range.len()) };
-        largest = largest.max(value.to_f64());
+        largest = largest.max(value);
     }
     largest
 }
@@ -192,7 +191,7 @@ trait Combination {
     const NEUTRAL: f64;
 
     fn lanes<S: Simd, R: Real>(a: Lanes<S, R>, b: Lanes<S, R>) -> Lanes<S, R>;
-    fn numbers<R: Real>(a: R, b: R) -> R;
+    fn numbers(a: f64, b: f64) -> f64;
 }
 
 struct Added;
@@ -206,7 +205,7 @@ impl Combination for Added {
     }
 
     #[inline(always)]
-    fn numbers<R: Real>(a: R, b: R) -> R {
+    fn numbers(a: f64, b: f64) -> f64 {
         a + b
     }
 }
@@ -222,7 +221,7 @@ impl Combination for Largest {
     }
 
     #[inline(always)]
-    fn numbers<R: Real>(a: R, b: R) -> R {
+    fn numbers(a: f64, b: f64) -> f64 {
         if b > a { b } else { a }
     }
 }
@@ -238,7 +237,7 @@ unsafe fn fold<S: Simd, T: Element, C: Combination, const IN: usize, const OUT: 
     f: impl Elementwise<IN, OUT>,
     inputs: [*const T::Acc; IN],
     len: usize,
-) -> [T::Acc; OUT] {
+) -> [f64; OUT] {
     let lanes = T::Acc::lanes::<S>();
     let used = REGISTERS.min(T::Acc::PARTIAL / lanes);
     let group = used * lanes;
@@ -274,32 +273,34 @@ unsafe fn fold<S: Simd, T: Element, C: Combination, const IN: usize, const OUT: 
             }
         }
     }
-    let mut results = [neutral; OUT];
+    let mut results = [C::NEUTRAL; OUT];
     for o in 0..OUT {
         results[o] = in_one::<S, T::Acc, C>(registers[o], used);
     }
     results
 }
 
-/// Combines the numbers in the first `used` registers, a power of two.
+/// Combines the numbers in the first `used` registers, a power of two: half of them with the others, and the rest in f64.
 #[inline(always)]
-fn in_one<S: Simd, R: Real, C: Combination>(mut registers: [Lanes<S, R>; REGISTERS], used: usize) -> R {
+fn in_one<S: Simd, R: Real, C: Combination>(registers: [Lanes<S, R>; REGISTERS], used: usize) -> f64 {
+    let lanes = R::lanes::<S>();
     let mut half = used / 2;
-    while half > 0 {
-        for j in 0..half {
-            registers[j] = C::lanes(registers[j], registers[j + half]);
-        }
-        half /= 2;
+    let mut pairs = [R::zero(); LONGEST];
+    for j in 0..half {
+        let pair = C::lanes(registers[j], registers[j + half]);
+        // SAFETY: the array holds all registers.
+        unsafe { store(pair, pairs[j * lanes..].as_mut_ptr(), lanes) };
     }
-    let mut numbers = [R::zero(); LONGEST];
-    // SAFETY: the array is longer than a register.
-    unsafe { store(registers[0], numbers.as_mut_ptr(), R::lanes::<S>()) };
-    let mut half = R::lanes::<S>() / 2;
-    while half > 0 {
+    half *= lanes;
+    let mut numbers = [C::NEUTRAL; LONGEST];
+    for i in 0..half {
+        numbers[i] = pairs[i].to_f64();
+    }
+    while half > 1 {
+        half /= 2;
         for i in 0..half {
             numbers[i] = C::numbers(numbers[i], numbers[i + half]);
         }
-        half /= 2;
     }
     numbers[0]
 }
