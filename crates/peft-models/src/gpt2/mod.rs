@@ -109,13 +109,13 @@ impl CausalLanguageModel for Gpt2 {
 
     /// Of each token a block keeps, in elements of the model's dtype:
     ///
-    /// - 5 `n_embd`: two norms, the two changes of the hidden state, and the state between them;
-    /// - 11 `n_embd`: queries, keys and values as projected, apart, and in the order of heads; attended, in both orders;
+    /// - 4 `n_embd`: two states of the residual stream and their norms;
+    /// - 4 `n_embd`: queries, keys and values, and what attention makes of them;
     /// - 2 `n_inner`: before and after the activation.
     fn activations(&self, batch: usize, seq: usize) -> Option<Activations> {
         let (width, inner) = (self.config.n_embd, self.config.n_inner());
         let bytes = batch * seq * self.dtype().size_in_bytes();
-        let (block, input) = (bytes * (16 * width + 2 * inner), bytes * width);
+        let (block, input) = (bytes * (8 * width + 2 * inner), bytes * width);
         Some(Activations { blocks: self.config.n_layer, block, input })
     }
 

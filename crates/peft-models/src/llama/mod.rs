@@ -133,15 +133,16 @@ impl CausalLanguageModel for Llama {
 
     /// Of each token a block keeps, in elements of the model's dtype:
     ///
-    /// - 5 `hidden_size`: two norms, the two changes of the hidden state, and the state between them;
-    /// - 5 times the width of all queries, and as often that of all keys: projected, in the order of heads, rotated, values in
-    ///   both orders; attended, in both orders;
+    /// - 4 `hidden_size`: two states of the residual stream and their norms;
+    /// - twice the width of all queries, and as often that of all keys: queries, keys, values, and what attention makes of them;
     /// - 3 `intermediate_size`: gate, up, and what is made of them.
+    ///
+    /// Where no layer needs its input for a gradient (TinyLoRA, LoRA-XS) the norms and products among them are not kept.
     fn activations(&self, batch: usize, seq: usize) -> Option<Activations> {
         let config = &self.config;
         let (queries, keys) = (config.num_attention_heads, config.num_key_value_heads());
-        let heads = 5 * (queries + keys) * config.head_dim();
-        let block = 5 * config.hidden_size + heads + 3 * config.intermediate_size;
+        let heads = 2 * (queries + keys) * config.head_dim();
+        let block = 4 * config.hidden_size + heads + 3 * config.intermediate_size;
         let bytes = batch * seq * self.dtype().size_in_bytes();
         let (block, input) = (bytes * block, bytes * config.hidden_size);
         Some(Activations { blocks: config.num_hidden_layers, block, input })

@@ -27,15 +27,15 @@ impl Change {
 }
 
 pub(super) fn forward(op: &Linear, bias: Option<&Tensor>) -> Result<Value> {
-    let mut value = matmul(&op.x, &op.out_in()?.t()?)?;
+    let mut value = matmul(op.x()?, &op.out_in()?.t()?)?;
     if let Some(bias) = bias {
         value = broadcast_add(value, bias)?;
     }
     let Some(change) = &op.change else { return Ok(value) };
-    let mixed = change.mixed(&change.low(&op.x)?)?;
+    let mixed = change.mixed(&change.low(op.x()?)?)?;
     let term = (product(&mixed, &change.b.t()?)? * change.scale)?;
     let sum = (value.into_tensor().to_dtype(term.dtype())? + term)?;
-    Ok(Value::Tensor(sum.to_dtype(op.x.dtype())?))
+    Ok(Value::Tensor(sum.to_dtype(op.dtype)?))
 }
 
 /// Of x, weight, bias, a, b and mixing.
@@ -45,32 +45,32 @@ pub(super) fn backward(op: &Linear, grad: &Tensor, wanted: [bool; 6]) -> Result<
     // In the layout in which the weight is stored.
     let dweight = match (wants_weight, op.layout) {
         (false, _) => None,
-        (true, WeightLayout::OutIn) => Some(matmul(&grad.t()?, &op.x)?),
-        (true, WeightLayout::InOut) => Some(matmul(&op.x.t()?, grad)?),
+        (true, WeightLayout::OutIn) => Some(matmul(&grad.t()?, op.x()?)?),
+        (true, WeightLayout::InOut) => Some(matmul(&op.x()?.t()?, grad)?),
     };
     let dbias = if wants_bias { Some(Value::Tensor(sum_leading(grad)?)) } else { None };
     let (mut da, mut db, mut dmixing) = (None, None, None);
     if let Some(change) = &op.change {
         let grad = (grad.to_dtype(change.a.dtype())? * change.scale)?;
         if wants_b {
-            db = Some(matmul(&grad.t()?, &change.mixed(&change.low(&op.x)?)?)?);
+            db = Some(matmul(&grad.t()?, &change.mixed(&change.low(op.x()?)?)?)?);
         }
         if wants_x || wants_a || wants_mixing {
             let dmixed = product(&grad, &change.b)?;
             if wants_mixing {
-                dmixing = Some(matmul(&dmixed.t()?, &change.low(&op.x)?)?);
+                dmixing = Some(matmul(&dmixed.t()?, &change.low(op.x()?)?)?);
             }
             let dlow = match &change.mixing {
                 Some(mixing) => product(&dmixed, mixing)?,
                 None => dmixed,
             };
             if wants_a {
-                da = Some(matmul(&dlow.t()?, &op.x.to_dtype(dlow.dtype())?)?);
+                da = Some(matmul(&dlow.t()?, &op.x()?.to_dtype(dlow.dtype())?)?);
             }
             if let Some(through_weight) = dx.take() {
                 let through_change = product(&dlow, &change.a)?;
                 let sum = (through_weight.into_tensor().to_dtype(through_change.dtype())? + through_change)?;
-                dx = Some(Value::Tensor(sum.to_dtype(op.x.dtype())?));
+                dx = Some(Value::Tensor(sum.to_dtype(op.dtype)?));
             }
         }
     }
@@ -111,7 +111,8 @@ mod tests {
         let op = |wide: bool| {
             let own = |t: Tensor| if wide { t.to_dtype(DType::F64).unwrap() } else { t };
             Linear {
-                x: own(tensor((rows, inputs), 0, dtype)),
+                x: Some(own(tensor((rows, inputs), 0, dtype))),
+                dtype: if wide { DType::F64 } else { dtype },
                 weight: own(tensor(stored, 1, dtype)),
                 layout,
                 change: Some(change(if wide { DType::F64 } else { low_rank })),
@@ -156,7 +157,8 @@ mod tests {
     fn only_what_is_wanted_is_computed() {
         let change = Change::of(&LowRank::new(sample((2, 5), 2, DType::F32), sample((4, 2), 3, DType::F32))).unwrap();
         let mut op = Linear {
-            x: sample((3, 5), 0, DType::F32),
+            x: Some(sample((3, 5), 0, DType::F32)),
+            dtype: DType::F32,
             weight: sample((4, 5), 1, DType::F32),
             layout: WeightLayout::OutIn,
             change: Some(change),

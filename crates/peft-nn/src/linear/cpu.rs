@@ -29,12 +29,12 @@ macro_rules! dispatch {
 }
 
 pub(super) fn forward(op: &mut Linear, bias: Option<&Tensor>) -> Result<Value> {
-    dispatch!(op.x.dtype(), T => forward_typed::<T>(op, bias))
+    dispatch!(op.dtype, T => forward_typed::<T>(op, bias))
 }
 
 /// Of x, weight, bias, a, b and mixing.
 pub(super) fn backward(op: &Linear, grad: &Tensor, wanted: [bool; 6]) -> Result<[Option<Value>; 6]> {
-    dispatch!(op.x.dtype(), T => backward_typed::<T>(op, grad, wanted))
+    dispatch!(op.dtype, T => backward_typed::<T>(op, grad, wanted))
 }
 
 impl Change {
@@ -62,7 +62,8 @@ fn scale(values: &mut [f32], scale: f64) {
 
 fn forward_typed<T: Element<Acc = f32>>(op: &mut Linear, bias: Option<&Tensor>) -> Result<Value> {
     let weight = op.out_in()?;
-    let (x, weight) = (Operand::of(&op.x)?, Operand::of(&weight)?);
+    let input = op.x()?.clone();
+    let (x, weight) = (Operand::of(&input)?, Operand::of(&weight)?);
     let (x, weight) = (x.matrix()?, weight.matrix()?);
     let (rows, outputs) = (x.rows, weight.rows);
     let bias = bias.map(read).transpose()?;
@@ -109,14 +110,17 @@ fn forward_typed<T: Element<Acc = f32>>(op: &mut Linear, bias: Option<&Tensor>) 
 fn backward_typed<T: Element<Acc = f32>>(op: &Linear, grad: &Tensor, wanted: [bool; 6]) -> Result<[Option<Value>; 6]> {
     let [wants_x, wants_weight, wants_bias, wants_a, wants_b, wants_mixing] = wanted;
     let weight = op.out_in()?;
-    let (x, weight, grad_operand) = (Operand::of(&op.x)?, Operand::of(&weight)?, Operand::of(grad)?);
-    let (x, weight, g) = (x.matrix()?, weight.matrix()?, grad_operand.matrix()?);
-    let (rows, inputs, outputs) = (x.rows, x.columns, weight.rows);
+    let x = op.x.as_ref().map(Operand::of).transpose()?;
+    let x = x.as_ref().map(Operand::matrix).transpose()?;
+    let x = || x.ok_or_else(|| candle_core::Error::msg(format!("{NAME}: the input was not kept")));
+    let (weight, grad_operand) = (Operand::of(&weight)?, Operand::of(grad)?);
+    let (weight, g) = (weight.matrix()?, grad_operand.matrix()?);
+    let (rows, inputs, outputs) = (g.rows, weight.columns, weight.rows);
 
     let dweight = if wants_weight {
         let term = match op.layout {
-            WeightLayout::OutIn => (g.t(), x),
-            WeightLayout::InOut => (x.t(), g),
+            WeightLayout::OutIn => (g.t(), x()?),
+            WeightLayout::InOut => (x()?.t(), g),
         };
         let mut out = vec![0.0; outputs * inputs];
         product(&mut out, &[term]);
@@ -163,7 +167,7 @@ fn backward_typed<T: Element<Acc = f32>>(op: &Linear, grad: &Tensor, wanted: [bo
             };
             if wants_a {
                 let mut out = vec![0.0; r * inputs];
-                product(&mut out, &[(Matrix::of(&dlow, rows, r).t(), x)]);
+                product(&mut out, &[(Matrix::of(&dlow, rows, r).t(), x()?)]);
                 da = Some(like(&change.a, out)?);
             }
             through_change = Some((dlow, r));

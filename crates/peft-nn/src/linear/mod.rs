@@ -74,7 +74,8 @@ fn apply(
     let x = x.contiguous()?;
     let rows: usize = leading.iter().product();
     let mut saved = Linear {
-        x: x.detach().reshape((rows, in_features))?,
+        x: Some(x.detach().reshape((rows, in_features))?),
+        dtype: x.dtype(),
         weight: operand(weight)?,
         layout,
         change: change.map(Change::of).transpose()?,
@@ -85,6 +86,11 @@ fn apply(
     } else {
         composed::forward(&saved, bias_values.as_ref())?
     };
+    // Only gradients of W and A are made of x; the composed form makes the others of it as well.
+    let needed = [Some(weight), a].into_iter().flatten().any(Tensor::track_op);
+    if !needed && saved.on_kernel() {
+        saved.x = None;
+    }
     let value = value.reshape([leading, &[out_features]].concat())?;
     join([Some(&x), Some(weight), bias, a, b, mixing], value, saved)
 }
@@ -96,8 +102,9 @@ fn operand(weight: &Tensor) -> Result<Tensor> {
 }
 
 struct Linear {
-    /// `(rows, in_features)`
-    x: Tensor,
+    /// `(rows, in_features)`; given up after the forward pass where no gradient is made of it.
+    x: Option<Tensor>,
+    dtype: DType,
     weight: Tensor,
     layout: WeightLayout,
     change: Option<Change>,
@@ -107,7 +114,14 @@ impl Linear {
     /// The kernel computes in f32.
     fn on_kernel(&self) -> bool {
         let takes = |tensor: &Tensor| tensor.device().is_cpu() && tensor.dtype() != DType::F64;
-        takes(&self.x) && self.change.as_ref().is_none_or(|change| takes(&change.a))
+        takes(&self.weight) && self.change.as_ref().is_none_or(|change| takes(&change.a))
+    }
+
+    fn x(&self) -> Result<&Tensor> {
+        match &self.x {
+            Some(x) => Ok(x),
+            None => bail!("{NAME}: the input was not kept"),
+        }
     }
 
     /// A view of the weight as `(out_features, in_features)`.
@@ -121,8 +135,8 @@ impl Backward<6> for Linear {
     const READS_OUTPUT: bool = false;
 
     fn backward(&self, output: &Tensor, grad: &Tensor, wanted: [bool; 6]) -> Result<[Option<Tensor>; 6]> {
-        let (rows, in_features) = self.x.dims2()?;
-        let (out_features, _) = self.layout.features(&self.weight)?;
+        let (out_features, in_features) = self.layout.features(&self.weight)?;
+        let rows: usize = output.dims()[..output.rank() - 1].iter().product();
         let grad = grad.reshape((rows, out_features))?;
         let gradients = if self.on_kernel() {
             cpu::backward(self, &grad, wanted)?
