@@ -5,7 +5,8 @@
 //! piece, into panels that fit a core's cache. 16-bit weights are widened on that way.
 //!
 //! Every element of a product is the sum of blocks of [`DEPTH`] terms, each block added up in order: the same bits for any number of
-//! threads, for one token or many, and with registers of any width.
+//! threads, for two tokens or many, and with registers of any width. A single token
+//! has a loop of its own ([`vector`]), which reads weights as fast as memory gives them.
 
 mod matrix;
 mod pack;
@@ -14,6 +15,7 @@ mod scratch;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod vector;
 
 pub(crate) use matrix::{Matrix, Values};
 pub(crate) use pack::Panels;

@@ -38,6 +38,11 @@ impl Panels {
         Self { data, depth, columns, vectors, width }
     }
 
+    /// The first column.
+    pub(super) fn first_column(&self) -> Vec<f32> {
+        self.data.chunks_exact(self.width).take(self.depth).filter_map(|row| row.first().copied()).collect()
+    }
+
     /// The rows from `from` on of one panel.
     #[inline(always)]
     pub(crate) fn panel(&self, index: usize, from: usize) -> &[f32] {

@@ -5,6 +5,7 @@ use super::matrix::Matrix;
 use super::pack::{Pack, Panels, Widths};
 use super::scratch::Scratch;
 use super::tile::{Destination, Strided, panel_product, tile_rows};
+use super::vector::{has_contiguous_rows, vector_product};
 use crate::cpu::Element;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -15,7 +16,7 @@ const ROWS: usize = 48;
 /// Panels that one task keeps in the second-level cache.
 const PANELS: usize = 4;
 /// Multiply-adds below which one thread is enough.
-const SMALL: usize = 1 << 17;
+pub(super) const SMALL: usize = 1 << 17;
 
 /// `(rows of the lhs, terms)` split into pieces for the threads: at least two pieces for each, where there are so many units.
 fn pieces(units: usize, most: usize) -> usize {
@@ -25,7 +26,7 @@ fn pieces(units: usize, most: usize) -> usize {
 
 /// A pointer that tasks write disjoint elements through.
 #[derive(Clone, Copy)]
-struct Shared<T>(*mut T, usize);
+pub(super) struct Shared<T>(*mut T, usize);
 
 // SAFETY: the tasks that hold it write different elements, and nobody reads them meanwhile.
 unsafe impl<T: Send> Send for Shared<T> {}
@@ -33,14 +34,14 @@ unsafe impl<T: Send> Send for Shared<T> {}
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    fn of(values: &mut [T]) -> Self {
+    pub(super) fn of(values: &mut [T]) -> Self {
         Self(values.as_mut_ptr(), values.len())
     }
 
     /// # Safety
     /// No other part that exists at the same time overlaps with this one.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+    pub(super) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.1);
         // SAFETY: within the slice this was made of; the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
@@ -70,6 +71,9 @@ pub(crate) fn product_by_rows<T: Element<Acc = f32>>(
             row.iter_mut().enumerate().for_each(|(i, out)| *out = bias.map_or(T::zero(), |bias| bias[i]));
         }
         return;
+    }
+    if tokens == 1 && terms.iter().all(|term| has_contiguous_rows(&term.w)) {
+        return vector_product(&mut out[..n], terms, bias);
     }
     let width = terms.first().map_or(1, |term| term.x.width);
     let work = tokens * n * terms.iter().map(|term| term.x.depth).sum::<usize>();
