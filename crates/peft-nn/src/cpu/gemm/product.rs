@@ -18,7 +18,7 @@ const PANELS: usize = 4;
 /// Multiply-adds below which one thread is enough.
 pub(super) const SMALL: usize = 1 << 17;
 
-/// `(rows of the lhs, terms)` split into pieces for the threads: at least two pieces for each, where there are so many units.
+/// Units of a task: so few that each thread has two tasks, where there are so many units, and no more than `most`.
 fn pieces(units: usize, most: usize) -> usize {
     let wanted = units.div_ceil(2 * rayon::current_num_threads()).max(1);
     wanted.min(most)

@@ -10,6 +10,9 @@ struct Line([f32; 16]);
 /// What a thread keeps at most, in lines: larger buffers are given back.
 const KEPT: usize = (64 << 20) / size_of::<Line>();
 
+/// How many buffers a thread keeps: they may come from other threads, which do not take them back.
+const BUFFERS: usize = 16;
+
 thread_local! {
     static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
@@ -59,7 +62,7 @@ impl Drop for Scratch {
         // A thread that ends has no list any more.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
-            if free.iter().map(Vec::len).sum::<usize>() + lines.len() <= KEPT {
+            if free.len() < BUFFERS && free.iter().map(Vec::len).sum::<usize>() + lines.len() <= KEPT {
                 free.push(lines);
             }
         });
