@@ -8,16 +8,12 @@ mod node;
 mod options;
 #[cfg(test)]
 mod tests;
-// The softmax still takes one.
-#[allow(dead_code)]
-mod visibility;
 mod visible;
 
 use candle_core::{Result, Tensor};
 
 pub use multi_head::{Heads, Rotary, multi_head_attention};
 pub use options::AttentionOptions;
-pub(crate) use visibility::Visibility;
 
 use geometry::Geometry;
 use node::Attention;

@@ -22,14 +22,20 @@ pub(crate) fn matmul(lhs: &Tensor, rhs: &Tensor) -> Result<Option<Value>> {
 }
 
 fn typed<T: Element<Acc = f32>>(lhs: Matrix<'_>, rhs: Matrix<'_>) -> Result<Value> {
-    let (rows, columns) = (lhs.rows, rhs.columns);
-    if rhs.is_column_major() {
-        let mut out = vec![T::zero(); rows * columns];
-        let panels = Panels::pack(lhs.t(), true);
-        product_by_rows(&mut out, columns, &[ByRows { x: &panels, w: rhs.t() }], None);
-        return Ok(value(out, (rows, columns)));
+    products::<T>(&[(lhs, rhs)])
+}
+
+/// `sum over the terms of lhs rhs`, rounded once, by whichever product reads the right sides as they lie.
+pub(crate) fn products<T: Element<Acc = f32>>(terms: &[(Matrix<'_>, Matrix<'_>)]) -> Result<Value> {
+    let (rows, columns) = terms.first().map_or((0, 0), |(lhs, rhs)| (lhs.rows, rhs.columns));
+    if terms.iter().any(|(_, rhs)| !rhs.is_column_major()) {
+        let mut out = vec![0.0; rows * columns];
+        product(&mut out, terms);
+        return value(out, (rows, columns)).into_dtype(T::DTYPE);
     }
-    let mut out = vec![0.0; rows * columns];
-    product(&mut out, &[(lhs, rhs)]);
-    value(out, (rows, columns)).into_dtype(T::DTYPE)
+    let panels: Vec<Panels> = terms.iter().map(|(lhs, _)| Panels::pack(lhs.t(), true)).collect();
+    let terms: Vec<ByRows<'_>> = panels.iter().zip(terms).map(|(x, (_, rhs))| ByRows { x, w: rhs.t() }).collect();
+    let mut out = vec![T::zero(); rows * columns];
+    product_by_rows(&mut out, columns, &terms, None);
+    Ok(value(out, (rows, columns)))
 }

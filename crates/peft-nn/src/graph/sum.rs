@@ -2,8 +2,7 @@
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
 
-use crate::cpu::simd;
-use crate::cpu::{Element, dispatch_float, for_each_row, map, read, value};
+use crate::cpu::{Element, for_each_row};
 
 /// Elements that one task adds.
 const BLOCK: usize = 1 << 14;
@@ -31,7 +30,7 @@ impl Sum {
 
     pub(super) fn add(&mut self, term: &Tensor) -> Result<()> {
         match self {
-            Self::Lent(first) => *self = Self::Own(plus(first, term)?),
+            Self::Lent(first) => *self = Self::Own(crate::add(&first.detach(), &term.detach())?),
             Self::Own(sum) if sum.device().is_cpu() => sum.inplace_op2(&term.contiguous()?, &Add)?,
             Self::Own(sum) => *sum = sum.add(term)?,
         }
@@ -43,18 +42,6 @@ impl Sum {
             Self::Lent(tensor) | Self::Own(tensor) => tensor,
         }
     }
-}
-
-fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if !a.device().is_cpu() {
-        return a.add(b);
-    }
-    let (a, b) = (a.contiguous()?, b.contiguous()?);
-    let (x, y) = (read(&a)?, read(&b)?);
-    dispatch_float!("backward", a, T => {
-        let [sum] = map(simd::Sum, [x.as_slice::<T>()?, y.as_slice::<T>()?]);
-        Ok(value(sum, a.shape()).into_tensor())
-    })
 }
 
 struct Add;

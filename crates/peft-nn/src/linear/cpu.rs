@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use super::low_rank::Change;
 use super::{Linear, NAME, WeightLayout};
 use crate::cpu::gemm::{ByRows, Matrix, Panels, product, product_by_rows};
-use crate::cpu::{Element, Operand, column_sums, read, value};
+use crate::cpu::{Element, Operand, column_sums, products, read, value};
 use crate::graph::Value;
 
 /// Evaluates an expression with `$type` standing for a dtype that is computed with in f32.
@@ -173,28 +173,12 @@ fn backward_typed<T: Element<Acc = f32>>(op: &Linear, grad: &Tensor, wanted: [bo
             through_change = Some((dlow, r));
         }
         if let (true, Some((dlow, r))) = (wants_x, &through_change) {
-            let dx = input_gradient::<T>(inputs, &[(g, weight), (Matrix::of(dlow, rows, *r), a)])?;
+            let dx = products::<T>(&[(g, weight), (Matrix::of(dlow, rows, *r), a)])?;
             return Ok([Some(dx), dweight, dbias, da, db, dmixing]);
         }
     }
-    let dx = if wants_x { Some(input_gradient::<T>(inputs, &[(g, weight)])?) } else { None };
+    let dx = if wants_x { Some(products::<T>(&[(g, weight)])?) } else { None };
     Ok([dx, dweight, dbias, da, db, dmixing])
-}
-
-/// `sum over the terms of g w` for `w (outputs, inputs)`, rounded once.
-fn input_gradient<T: Element<Acc = f32>>(inputs: usize, terms: &[(Matrix<'_>, Matrix<'_>)]) -> Result<Value> {
-    let rows = terms.first().map_or(0, |(g, _)| g.rows);
-    if terms.iter().any(|(_, w)| !w.is_column_major()) {
-        let mut out = vec![0.0; rows * inputs];
-        product(&mut out, terms);
-        return rounded::<T>(out, (rows, inputs));
-    }
-    // The columns of w lie as rows in memory.
-    let panels: Vec<Panels> = terms.iter().map(|(g, _)| Panels::pack(g.t(), true)).collect();
-    let terms: Vec<ByRows<'_>> = panels.iter().zip(terms).map(|(x, (_, w))| ByRows { x, w: w.t() }).collect();
-    let mut out = vec![T::zero(); rows * inputs];
-    product_by_rows(&mut out, inputs, &terms, None);
-    Ok(value(out, (rows, inputs)))
 }
 
 /// Sums in f32 as the elements of a tensor.
