@@ -19,9 +19,11 @@ pub mod loss;
 pub mod metrics;
 pub mod optim;
 pub mod progress;
+pub mod run;
 pub mod schedule;
 pub mod sft;
 mod state;
 pub mod tokenizer;
+mod updates;
 
 pub use error::{Error, Result};

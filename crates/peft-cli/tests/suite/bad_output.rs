@@ -76,9 +76,9 @@ fn a_full_disk_is_an_error_that_names_the_file() {
         run_limited(&words, 1).expect_error(1, &["cannot write", &place.at(file)]);
         assert_eq!(place.names(), before, "{words}");
     }
-    run_limited(&train, 1).expect_error(1, &["cannot write", &format!("{out}/adapter_model.safetensors")]);
-    // The line of the step that was taken is all there is.
-    assert_eq!(names(Path::new(&out)), ["metrics.jsonl"]);
+    run_limited(&train, 4).expect_error(1, &["cannot write", &format!("{out}/adapter_model.safetensors")]);
+    // The options and the line of the step that was taken are all there is.
+    assert_eq!(names(Path::new(&out)), ["metrics.jsonl", "run.json"]);
 
     // What was there before stays whole.
     let files = |dir: &str| {

@@ -36,7 +36,8 @@ mod run;
 mod trainer;
 
 pub use crate::fingerprint::Fingerprint;
+pub use crate::run::{METRICS_FILE, STATE_FILE};
 pub use crate::state::TrainerState;
 pub use config::{ActivationMemory, SftConfig};
-pub use run::{METRICS_FILE, RunOptions, RunSummary, STATE_FILE, run};
+pub use run::{RunOptions, RunSummary, run};
 pub use trainer::Trainer;

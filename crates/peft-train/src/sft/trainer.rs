@@ -4,19 +4,16 @@ use super::SftConfig;
 use crate::data::{Batch, BatchOrder, Batches, Dataset};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, batch_of, evaluate};
-use crate::fingerprint::{Digest, Fingerprint, derived_seed};
+use crate::fingerprint::{Fingerprint, derived_seed};
 use crate::loss::NextTokenLoss;
 use crate::metrics::TrainMetrics;
-use crate::optim::{Gradients, Optimizer, Trainables};
-use crate::schedule::Schedule;
+use crate::optim::Gradients;
 use crate::state::TrainerState;
+use crate::updates::Updates;
 use candle_core::{DType, Device, Tensor};
-use peft_core::{PeftModel, Walk};
+use peft_core::PeftModel;
 use peft_models::CausalLanguageModel;
 use std::time::Instant;
-
-/// Elements per weight of the base model that tell whether a resumed run has the same model.
-const BASE_SAMPLES: usize = 64;
 
 /// Trains the active adapters of a model, one optimizer step at a time.
 ///
@@ -27,15 +24,9 @@ pub struct Trainer<'a, M> {
     data: &'a Dataset,
     device: Device,
     config: SftConfig,
-    schedule: Schedule,
     order: BatchOrder,
     batches: Batches,
-    trainables: Trainables,
-    optimizer: Box<dyn Optimizer>,
-    fingerprint: Fingerprint,
-    step: u64,
-    /// Whether a backward pass has shown that every trainable gets a gradient.
-    audited: bool,
+    updates: Updates,
 }
 
 impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
@@ -46,28 +37,12 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
     pub fn new(model: &'a mut PeftModel<M>, data: &'a Dataset, config: SftConfig) -> Result<Self> {
         let schedule = config.validated_schedule()?;
         let order = BatchOrder::new(data.examples().len(), config.batch_size, config.shuffle.then_some(config.seed))?;
-        let trainables = Trainables::new(model.trainable())?;
-        let optimizer = config.optimizer.build(trainables.clone())?;
-        let mut fingerprint = Fingerprint::default();
-        config.record(&mut fingerprint)?;
-        fingerprint.record_digest("data", data.fingerprint());
-        record_model(&mut fingerprint, model, &trainables)?;
+        let mut updates = Updates::new(model, config.optimizer, schedule, config.grad_clip)?;
+        config.record(updates.fingerprint_mut())?;
+        updates.fingerprint_mut().record_digest("data", data.fingerprint());
         model.train()?;
         let batches = order.batches_from(0);
-        Ok(Self {
-            device: model.base().device(),
-            model,
-            data,
-            config,
-            schedule,
-            order,
-            batches,
-            trainables,
-            optimizer,
-            fingerprint,
-            step: 0,
-            audited: false,
-        })
+        Ok(Self { device: model.base().device(), model, data, config, order, batches, updates })
     }
 
     /// The model in training.
@@ -82,12 +57,12 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
 
     /// Steps taken so far, those before a resume included.
     pub fn finished_steps(&self) -> u64 {
-        self.step
+        self.updates.step()
     }
 
     /// Whether all steps of the run have been taken.
     pub fn is_finished(&self) -> bool {
-        self.step >= self.config.steps
+        self.finished_steps() >= self.config.steps
     }
 
     /// Takes one optimizer step.
@@ -106,13 +81,13 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
 
     fn try_step(&mut self) -> Result<TrainMetrics> {
         let started = Instant::now();
-        let step = self.step + 1;
+        let step = self.finished_steps() + 1;
         let mut micro_batches = Vec::with_capacity(self.config.grad_accum);
         for rows in self.batches.by_ref().take(self.config.grad_accum) {
             micro_batches.push(batch_of(self.data, &rows, &self.device)?);
         }
         let tokens: usize = micro_batches.iter().map(|batch| batch.target_count).sum();
-        let mut gradients = Gradients::new(self.trainables.clone());
+        let mut gradients = Gradients::new(self.updates.trainables().clone());
         let mut loss_sum = 0.0;
         for (index, batch) in micro_batches.iter().enumerate() {
             self.model.reseed(derived_seed([self.config.seed, step, index as u64]))?;
@@ -123,19 +98,12 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
             let store = loss.backward(1.0 / tokens as f64)?;
             // The graph goes before the next one is built.
             drop(loss);
-            if !self.audited {
-                self.model.audit_gradients(&store)?;
-                self.audited = true;
-            }
+            self.updates.audit(self.model, &store)?;
             gradients.accumulate(&store, 1.0)?;
         }
-        let grad_norm = match self.config.grad_clip {
-            Some(max_norm) => gradients.clip_norm(max_norm)?,
-            None => gradients.norm()?,
-        };
         let learning_rate = self.learning_rate();
-        self.optimizer.step(&gradients, learning_rate)?;
-        self.step = step;
+        let grad_norm = self.updates.apply(gradients)?;
+        self.updates.finish_step();
         Ok(TrainMetrics {
             step,
             loss: loss_sum / tokens as f64,
@@ -148,7 +116,7 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
 
     /// The learning rate of the next step.
     pub fn learning_rate(&self) -> f64 {
-        self.schedule.lr(usize::try_from(self.step).unwrap_or(usize::MAX))
+        self.updates.learning_rate()
     }
 
     /// Evaluates the model on other data, with the batch size of the training. Training can go on afterwards.
@@ -167,30 +135,18 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
     /// # Errors
     /// [`Error::NonFiniteLoss`], or an optimizer error naming the parameter.
     pub fn check_finite(&mut self) -> Result<()> {
-        for (name, var) in self.trainables.iter() {
-            // Infinities and NaN survive a multiplication with zero, nothing else does.
-            if scalar(&(var.as_detached_tensor() * 0.0)?.sum_all()?)? != 0.0 {
-                return Err(Error::Optimizer(format!("`{name}` is no longer finite after step {}", self.step)));
-            }
-        }
+        self.updates.check_finite()?;
         let Some(rows) = self.batches.clone().next() else { return Ok(()) };
         let batch = batch_of(self.data, &rows, &self.device)?;
         self.model.eval()?;
         let loss = NextTokenLoss::of_batch(self.model.base(), &batch);
         self.model.train()?;
-        finite_loss(&loss?, &batch, self.step + 1).map(|_| ())
+        finite_loss(&loss?, &batch, self.finished_steps() + 1).map(|_| ())
     }
 
     /// A snapshot of the run, to be saved and [restored](Self::restore).
     pub fn state(&self) -> Result<TrainerState> {
-        let parameters =
-            self.trainables.iter().map(|(name, var)| Ok((name.to_owned(), var.as_detached_tensor().copy()?)));
-        Ok(TrainerState {
-            step: self.step,
-            fingerprint: self.fingerprint.clone(),
-            parameters: parameters.collect::<Result<_>>()?,
-            optimizer: self.optimizer.state()?,
-        })
+        self.updates.state()
     }
 
     /// Goes on where a run with the same options, data and model stood.
@@ -199,34 +155,19 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
     /// [`Error::Resume`] naming each option that differs, or when the state is beyond the steps of this run. Nothing has
     /// changed then.
     pub fn restore(&mut self, state: &TrainerState) -> Result<()> {
-        self.fingerprint.check_same(&state.fingerprint)?;
-        if state.step > self.config.steps {
-            let (saved, steps) = (state.step, self.config.steps);
-            return Err(Error::Resume(format!("the saved run is at step {saved}, beyond the {steps} asked for")));
-        }
-        let mut values = Vec::new();
-        for (name, var) in self.trainables.iter() {
-            let saved = state.parameters.get(name).filter(|saved| saved.shape() == var.shape());
-            let saved = saved.ok_or_else(|| Error::Resume(format!("the saved state has no fitting `{name}`")))?;
-            values.push(saved.to_device(var.device())?.to_dtype(var.dtype())?);
-        }
-        self.optimizer.load_state(&state.optimizer)?;
-        for ((_, var), value) in self.trainables.iter().zip(&values) {
-            var.set(value)?;
-        }
-        self.step = state.step;
+        self.updates.restore(state, self.config.steps)?;
         self.batches = self.order.batches_from(self.first_batch());
         Ok(())
     }
 
     /// Records facts that a resumed run must share beyond the trainer's own options.
     pub(super) fn fingerprint_mut(&mut self) -> &mut Fingerprint {
-        &mut self.fingerprint
+        self.updates.fingerprint_mut()
     }
 
     /// The number of the next step's first batch.
     fn first_batch(&self) -> u64 {
-        self.step * self.config.grad_accum as u64
+        self.finished_steps() * self.config.grad_accum as u64
     }
 }
 
@@ -241,47 +182,5 @@ fn finite_loss(loss: &NextTokenLoss, batch: &Batch, step: u64) -> Result<f64> {
         Ok(sum)
     } else {
         Err(Error::NonFiniteLoss { step, value: sum / batch.target_count as f64, last_good: None })
-    }
-}
-
-/// Records the base model, the active adapters' configs, and the values that training starts from.
-fn record_model<M: CausalLanguageModel>(
-    fingerprint: &mut Fingerprint,
-    model: &PeftModel<M>,
-    trainables: &Trainables,
-) -> Result<()> {
-    let mut base = Digest::default();
-    model.base().visit(&mut Walk::new(&mut |path, host| {
-        base.text(path);
-        for tensor in [host.base().stored().ok(), host.bias()].into_iter().flatten() {
-            base.tensor(tensor, BASE_SAMPLES).map_err(candle_core::Error::from)?;
-        }
-        Ok(())
-    }))?;
-    fingerprint.record_digest("base", base.finish());
-    fingerprint.record("device", device_name(&model.base().device()));
-
-    let active: Vec<&str> = model.active().collect();
-    for name in &active {
-        let prefix = if active.len() > 1 { format!("adapter.{name}.") } else { "adapter.".to_owned() };
-        let method = &model.adapter(name)?.config.method;
-        fingerprint.record(format!("{prefix}peft_type"), method.peft_type());
-        fingerprint.record_fields(&prefix, method.to_json()?);
-    }
-    let mut initial = Digest::default();
-    for (name, var) in trainables.iter() {
-        initial.text(name);
-        initial.tensor(var.as_tensor(), usize::MAX)?;
-    }
-    fingerprint.record_digest("initial_parameters", initial.finish());
-    Ok(())
-}
-
-/// Devices of one kind compute the same; others round differently.
-fn device_name(device: &Device) -> &'static str {
-    match device {
-        Device::Cpu => "cpu",
-        Device::Cuda(_) => "cuda",
-        Device::Metal(_) => "metal",
     }
 }

@@ -1,6 +1,6 @@
 //! The metrics file, and the bar.
 
-use peft_train::metrics::{EvalMetrics, Metrics, MetricsWriter, TrainMetrics};
+use peft_train::metrics::{EvalMetrics, Metrics, StepLines, TrainMetrics};
 use peft_train::progress::Progress;
 
 fn train(step: u64) -> Metrics {
@@ -16,34 +16,34 @@ fn eval(step: u64) -> Metrics {
 fn an_interrupted_and_resumed_file_equals_an_undisturbed_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("metrics.jsonl");
-    let write = |writer: &mut MetricsWriter, lines: &[Metrics]| lines.iter().for_each(|m| writer.write(m).unwrap());
+    let write = |writer: &mut StepLines, lines: &[Metrics]| lines.iter().for_each(|m| writer.write(m).unwrap());
 
-    let mut writer = MetricsWriter::create(&path).unwrap();
+    let mut writer = StepLines::create(&path).unwrap();
     write(&mut writer, &[eval(0), train(1), train(2), eval(2), train(3), train(4), eval(4)]);
     let undisturbed = std::fs::read_to_string(&path).unwrap();
     assert_eq!(undisturbed.lines().count(), 7, "each line is in the file at once");
 
     for torn in ["", "{\"kind\": \"train\", \"st"] {
         std::fs::write(&path, format!("{undisturbed}{torn}")).unwrap();
-        let mut writer = MetricsWriter::resume(&path, 2).unwrap();
+        let mut writer = StepLines::resume(&path, 2).unwrap();
         write(&mut writer, &[train(3), train(4), eval(4)]);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), undisturbed);
     }
 
     let lines: Vec<Metrics> = undisturbed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((lines[0], lines[4]), (eval(0), train(3)));
+    assert_eq!((&lines[0], &lines[4]), (&eval(0), &train(3)));
 }
 
 #[test]
 fn a_file_of_something_else_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("metrics.jsonl");
-    assert!(MetricsWriter::resume(&path, 1).is_err());
+    assert!(StepLines::resume(&path, 1).is_err());
     std::fs::write(&path, "notes\nmore\n").unwrap();
-    let error = MetricsWriter::resume(&path, 1).unwrap_err().to_string();
+    let error = StepLines::resume(&path, 1).unwrap_err().to_string();
     assert!(error.contains("metrics.jsonl, line 1"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "notes\nmore\n");
-    assert!(MetricsWriter::create(&dir.path().join("no/such/folder")).is_err());
+    assert!(StepLines::create(&dir.path().join("no/such/folder")).is_err());
 }
 
 #[test]

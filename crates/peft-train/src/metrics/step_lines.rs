@@ -1,4 +1,4 @@
-//! The numbers of a run as a JSONL file.
+//! JSONL files of a run that grow by step.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -6,72 +6,22 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// One line of a metrics file.
-///
-/// `seconds` is the only field that depends on the clock: all others are the same in a run that was interrupted and
-/// resumed as in one that was not.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Metrics {
-    /// An optimizer step.
-    Train(TrainMetrics),
-    /// An evaluation after a step.
-    Eval(EvalMetrics),
-}
-
-/// The numbers of an optimizer step.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct TrainMetrics {
-    /// The step, counted from 1.
-    pub step: u64,
-    /// The mean loss per token before the step, in nats.
-    pub loss: f64,
-    /// The learning rate of the step.
-    pub learning_rate: f64,
-    /// The norm of the gradients before clipping.
-    pub grad_norm: f64,
-    /// Tokens with a loss in the step's batches.
-    pub tokens: u64,
-    /// Wall-clock time of the step.
-    pub seconds: f64,
-}
-
-/// The numbers of an evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct EvalMetrics {
-    /// The finished steps; 0 before the first.
-    pub step: u64,
-    /// The mean loss per token, in nats.
-    pub loss: f64,
-    /// `exp(loss)`.
-    pub perplexity: f64,
-    /// Tokens with a loss in the evaluation data.
-    pub tokens: u64,
-    /// Wall-clock time of the evaluation.
-    pub seconds: f64,
-}
-
-impl Metrics {
-    fn step(&self) -> u64 {
-        match self {
-            Self::Train(metrics) => metrics.step,
-            Self::Eval(metrics) => metrics.step,
-        }
-    }
-}
-
-/// An append-only JSONL file of [`Metrics`], complete up to the last line after a kill.
+/// An append-only JSONL file of objects with a `step`, complete up to the last line after a kill.
 ///
 /// All lines of a step are to be written before the state of that step is saved: [`resume`](Self::resume) keeps exactly
 /// the lines up to the saved step.
 #[derive(Debug)]
-pub struct MetricsWriter {
+pub struct StepLines {
     path: PathBuf,
     file: File,
 }
 
-impl MetricsWriter {
+#[derive(Deserialize)]
+struct Line {
+    step: u64,
+}
+
+impl StepLines {
     /// Starts a new file; one that is there already is emptied.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(|error| Error::io("create", path, error))?;
@@ -81,7 +31,7 @@ impl MetricsWriter {
     /// Goes on after the lines of `step`, cutting off those of later steps and a last line that a kill left torn.
     ///
     /// # Errors
-    /// When the file does not exist or a line before the end is not one of metrics.
+    /// When the file does not exist or a line before the end is not an object with a step.
     pub fn resume(path: &Path, step: u64) -> Result<Self> {
         let io = |error| Error::io("read", path, error);
         let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
@@ -93,9 +43,9 @@ impl MetricsWriter {
     }
 
     /// Appends a line and hands it to the operating system.
-    pub fn write(&mut self, metrics: &Metrics) -> Result<()> {
+    pub fn write(&mut self, line: &impl Serialize) -> Result<()> {
         let io = |error| Error::io("write", &self.path, error);
-        let mut line = serde_json::to_vec(metrics).map_err(|error| io(error.into()))?;
+        let mut line = serde_json::to_vec(line).map_err(|error| io(error.into()))?;
         line.push(b'\n');
         self.file.write_all(&line).and_then(|()| self.file.flush()).map_err(io)
     }
@@ -112,9 +62,9 @@ fn kept_length(path: &Path, file: &File, step: u64) -> Result<u64> {
         if line.pop() != Some(b'\n') {
             return Ok(kept);
         }
-        let metrics: Metrics = serde_json::from_slice(&line)
+        let found: Line = serde_json::from_slice(&line)
             .map_err(|error| Error::Resume(format!("{}, line {number}: {error}", path.display())))?;
-        if metrics.step() > step {
+        if found.step > step {
             return Ok(kept);
         }
         kept += read as u64;
