@@ -106,12 +106,7 @@ struct Files {
 }
 
 impl<'r, T: Training> Run<'r, T> {
-    fn start(
-        training: &'r mut T,
-        out: &'r Path,
-        pace: Pace,
-        observe: &'r mut dyn FnMut(&Metrics),
-    ) -> Result<Self> {
+    fn start(training: &'r mut T, out: &'r Path, pace: Pace, observe: &'r mut dyn FnMut(&Metrics)) -> Result<Self> {
         for (option, every) in [("save_every", Some(pace.save_every)), ("eval_every", pace.eval_every)] {
             if every == Some(0) {
                 return Err(Error::option(option, "it must be at least 1"));

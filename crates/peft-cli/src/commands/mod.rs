@@ -9,6 +9,7 @@ mod inspect;
 mod merge;
 mod push;
 mod train;
+mod training;
 
 use crate::args::Command;
 use crate::output::Output;

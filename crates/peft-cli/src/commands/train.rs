@@ -1,21 +1,14 @@
 //! `train`: supervised fine-tuning of an adapter.
 
-use super::adapter;
-use crate::args::{OptimizerArg, ScheduleArg, TrainArgs};
-use crate::base::Base;
+use super::training::Starting;
+use crate::args::TrainArgs;
 use crate::data::DataReader;
-use crate::destination::{check_distinct, check_writable};
-use crate::output::{note, usage_error};
 use anyhow::Result;
 use candle_peft::Pretrained;
-use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, Layout};
-use candle_peft::hub::Part;
-use candle_peft::models::{CausalLanguageModel, Checkpointing};
+use candle_peft::models::CausalLanguageModel;
 use candle_peft::train::metrics::Metrics;
-use candle_peft::train::optim::{AdamWConfig, OptimizerConfig, SgdConfig};
 use candle_peft::train::progress::Progress;
-use candle_peft::train::schedule::ScheduleKind;
-use candle_peft::train::sft::{self, ActivationMemory, RunOptions, SftConfig, Trainer};
+use candle_peft::train::sft::{self, RunOptions, SftConfig, Trainer};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -53,58 +46,30 @@ impl fmt::Display for Report {
 }
 
 pub(super) fn run(args: &TrainArgs, pretrained: &Pretrained) -> Result<Report> {
-    let config = match &args.adapter {
-        Some(_) => None,
-        None if args.method.is_given() => Some(args.method.adapter_config(pretrained)?),
-        None => return Err(usage_error("nothing to train: name --adapter ADAPTER, --method METHOD or --config FILE")),
-    };
-    if args.warmup > args.steps {
-        let (warmup, steps) = (args.warmup, args.steps);
-        return Err(usage_error(format!("--warmup {warmup} is more than --steps {steps}")));
-    }
-    check_writable(&args.out)?;
-    let adapter = adapter(args.adapter.as_deref(), pretrained)?;
-    if let Some(adapter) = &adapter {
-        // A resumed run needs the adapter that it started from.
-        check_distinct(&args.out, adapter.path(), "--adapter")?;
-    }
     let started = Instant::now();
-    let base = Base::open(args.base.base.as_deref(), adapter.as_ref(), Part::Model, pretrained)?;
-    let mut model = base.load(&args.base, args.seed)?;
+    let Starting { base, mut model, adapter } = Starting::open(&args.training, pretrained)?;
     let reader = DataReader::new(&base, model.base().shape(), &args.data)?;
     let data = reader.read(&args.data.data)?;
     let eval_data = args.eval_data.as_deref().map(|path| reader.read(path)).transpose()?;
-    if let Some(config) = config {
-        model.add_adapter(DEFAULT_ADAPTER, config)?;
-    }
-    if let Some(adapter) = &adapter {
-        pretrained.attach(&mut model, DEFAULT_ADAPTER, adapter)?;
-    }
-    let peft_type = model.adapter(DEFAULT_ADAPTER)?.config.method.peft_type();
-    let trainable_parameters = model.param_counts()?.trainable;
+    let trained = adapter.attach(&mut model, pretrained)?;
 
     let mut trainer = Trainer::new(&mut model, &data, sft_config(args))?;
     let options = RunOptions {
         eval_data: eval_data.as_ref(),
         eval_every: args.eval_every,
         save_every: args.save_every,
-        layout: if args.compact { Layout::Compact } else { Layout::Peft },
-        resume: args.resume,
+        layout: args.training.layout(),
+        resume: args.training.resume,
     };
-    let mut display = Display { steps: args.steps, progress: None };
-    let summary = sft::run(&mut trainer, &args.out, &options, &mut |line| display.show(line))?;
+    let mut display = Display { steps: args.training.steps, progress: None };
+    let summary = sft::run(&mut trainer, &args.training.out, &options, &mut |line| display.show(line))?;
     drop(display);
-    if args.resume && summary.resumed_from.is_none() {
-        note(format_args!(
-            "{}: there was nothing to resume, so the run started from the beginning",
-            args.out.display()
-        ));
-    }
+    args.training.note_fresh_start(summary.resumed_from);
     Ok(Report {
-        out: args.out.clone(),
+        out: args.training.out.clone(),
         base: base.name().to_owned(),
-        peft_type,
-        trainable_parameters,
+        peft_type: trained.peft_type,
+        trainable_parameters: trained.parameters,
         steps: trainer.finished_steps(),
         resumed_from: summary.resumed_from,
         first_loss: summary.first.map(|line| line.loss),
@@ -116,30 +81,18 @@ pub(super) fn run(args: &TrainArgs, pretrained: &Pretrained) -> Result<Report> {
 }
 
 fn sft_config(args: &TrainArgs) -> SftConfig {
-    let weight_decay = args.weight_decay;
     SftConfig {
-        steps: args.steps,
+        steps: args.training.steps,
         batch_size: args.data.batch_size.get(),
         grad_accum: args.grad_accum.get(),
-        learning_rate: args.learning_rate,
-        optimizer: match args.optimizer {
-            OptimizerArg::Adamw => OptimizerConfig::AdamW(AdamWConfig { weight_decay, ..AdamWConfig::default() }),
-            OptimizerArg::Sgd => OptimizerConfig::Sgd(SgdConfig { weight_decay, ..SgdConfig::default() }),
-        },
-        schedule: match args.schedule {
-            ScheduleArg::Constant => ScheduleKind::Constant,
-            ScheduleArg::Linear => ScheduleKind::Linear,
-            ScheduleArg::Cosine => ScheduleKind::Cosine,
-        },
-        warmup_steps: args.warmup,
+        learning_rate: args.training.learning_rate,
+        optimizer: args.training.optimizer_config(),
+        schedule: args.schedule.into(),
+        warmup_steps: args.training.warmup,
         grad_clip: args.grad_clip,
         shuffle: !args.no_shuffle,
-        seed: args.seed,
-        activation_memory: match (args.checkpointing, args.activation_memory) {
-            (_, Some(bytes)) => ActivationMemory::Within(bytes),
-            (Some(blocks), None) => ActivationMemory::Fixed(Checkpointing::Every(blocks.get())),
-            (None, None) => ActivationMemory::default(),
-        },
+        seed: args.training.seed,
+        activation_memory: args.training.activation_memory(),
     }
 }
 

@@ -69,7 +69,8 @@ fn train_lowers_the_loss_and_leaves_a_loadable_adapter() {
     // What was measured in training is what the saved adapter has.
     assert!((loss(&base, Some(&out), &data) - after).abs() < 1e-6);
     assert!((loss(&base, None, &data) - before).abs() < 1e-6);
-    let expected = ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "run.json", "trainer_state.safetensors"];
+    let expected =
+        ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "run.json", "trainer_state.safetensors"];
     assert_eq!(names(Path::new(&out)), expected);
     let metrics = fs::read_to_string(Path::new(&out).join("metrics.jsonl")).unwrap();
     assert_eq!(metrics.lines().count(), 22);

@@ -143,7 +143,8 @@ impl Metrics {
     pub fn read(path: &Path) -> Result<Vec<Self>> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
         let parse = |(line, text)| {
-            serde_json::from_str(text).map_err(|error| Error::row(path, line + 1, format!("not a line of metrics: {error}")))
+            serde_json::from_str(text)
+                .map_err(|error| Error::row(path, line + 1, format!("not a line of metrics: {error}")))
         };
         text.lines().enumerate().map(parse).collect()
     }
