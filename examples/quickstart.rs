@@ -101,7 +101,7 @@ fn accuracy(model: &mut PeftModel<CausalLm>, tokenizer: &Tokenizer, test: &[Sum]
             let config =
                 GenerationConfig { max_new_tokens: 3, temperature, seed: seed as u64, stop_ids, ..Default::default() };
             let answer = generate(model, &prompt, &config, &mut |_| Ok(()))?;
-            *count += u32::from(tokenizer.decode(&answer.ids, false)? == sum.answer());
+            *count += u32::from(tokenizer.decode(answer.text_ids(), false)? == sum.answer());
         }
     }
     let [greedy, sampled] = right.map(|n| 100.0 * f64::from(n) / test.len() as f64);

@@ -51,6 +51,7 @@ pub(super) fn run(args: &GenerateArgs, pretrained: &Pretrained, output: Output) 
         top_p: args.top_p,
         seed: args.seed,
         stop_ids: stop_ids.to_vec(),
+        ..GenerationConfig::default()
     };
 
     let mut stream = tokenizer.decode_stream();
@@ -77,7 +78,7 @@ pub(super) fn run(args: &GenerateArgs, pretrained: &Pretrained, output: Output) 
         prompt: args.prompt.clone(),
         prompt_tokens: prompt.len(),
         text,
-        tokens: generation.ids,
+        tokens: generation.text_ids().to_vec(),
         finish_reason: generation.finish_reason,
     })
 }

@@ -2,77 +2,80 @@
 
 use super::GenerationConfig;
 use crate::error::{Error, Result};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// A rule for choosing tokens, with its random numbers.
-pub(super) struct Sampler {
-    temperature: f64,
-    top_p: f64,
-    rng: ChaCha8Rng,
+/// A token, and what its distribution says of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Sampled {
+    pub(super) id: u32,
+    pub(super) log_prob: f32,
+    pub(super) entropy: f32,
 }
 
-impl Sampler {
-    pub(super) fn new(config: &GenerationConfig) -> Result<Self> {
-        let GenerationConfig { temperature, top_p, seed, .. } = *config;
-        if !(temperature.is_finite() && temperature >= 0.0) {
-            return Err(Error::option("temperature", format!("{temperature} is not a number of at least 0")));
-        }
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            return Err(Error::option("top_p", format!("{top_p} is not in (0, 1]")));
-        }
-        Ok(Self { temperature, top_p, rng: ChaCha8Rng::seed_from_u64(seed) })
+/// Chooses a token. `seen` are the ids that the penalty is for, `draw` is in [0, 1).
+pub(super) fn choose(config: &GenerationConfig, logits: &[f32], seen: &[u32], draw: f64) -> Result<Sampled> {
+    if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
+        return Err(Error::option("model", format!("its logit of token {id} is NaN")));
     }
-
-    /// The next token. Every call takes one random number, whatever the rule.
-    pub(super) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
-        // 53 bits: every double in [0, 1) that is a multiple of 2^-53.
-        let draw = (self.rng.next_u64() >> 11) as f64 * 2f64.powi(-53);
-        if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
-            return Err(Error::option("model", format!("its logit of token {id} is NaN")));
-        }
-        let id = if self.temperature == 0.0 { likeliest(logits) } else { self.draw(logits, draw) };
-        match id {
-            Some(id) => Ok(id as u32),
-            None => Err(Error::option("model", "it gives no token a probability")),
+    let own_temperature = if config.temperature == 0.0 { 1.0 } else { config.temperature };
+    let (log_probs, entropy) = distribution(logits, own_temperature);
+    let mut scores: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
+    if config.repetition_penalty != 1.0 {
+        for &id in seen {
+            let (score, logit) = (&mut scores[id as usize], f64::from(logits[id as usize]));
+            *score = if logit < 0.0 { logit * config.repetition_penalty } else { logit / config.repetition_penalty };
         }
     }
-
-    fn draw(&self, logits: &[f32], draw: f64) -> Option<usize> {
-        let top = f64::from(logits[likeliest(logits)?]);
-        let weight = |logit: f32| match f64::from(logit) {
-            // Of infinite logits only the infinite ones count.
-            logit if logit == top => 1.0,
-            logit => ((logit - top) / self.temperature).exp(),
-        };
-        let mut weights: Vec<(usize, f64)> = logits.iter().map(|logit| weight(*logit)).enumerate().collect();
-        let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
-        let mut kept = total;
-        if self.top_p < 1.0 {
-            weights.sort_by(|(a, left), (b, right)| right.total_cmp(left).then(a.cmp(b)));
-            kept = 0.0;
-            let enough = weights.iter().position(|(_, weight)| {
-                kept += weight;
-                kept >= self.top_p * total
-            });
-            weights.truncate(enough.map_or(weights.len(), |last| last + 1));
-        }
-        let mut rest = draw * kept;
-        let chosen = weights.iter().find(|(_, weight)| {
-            rest -= weight;
-            rest < 0.0
-        });
-        // Rounding may leave a rest behind the last one.
-        chosen.or_else(|| weights.iter().rfind(|(_, weight)| *weight > 0.0)).map(|(id, _)| *id)
+    let id = if config.temperature == 0.0 { likeliest(&scores) } else { drawn(config, &scores, draw) };
+    match id.filter(|&id| scores[id] > f64::NEG_INFINITY) {
+        Some(id) => Ok(Sampled { id: id as u32, log_prob: log_probs[id] as f32, entropy: entropy as f32 }),
+        None => Err(Error::option("model", "it gives no token a probability")),
     }
 }
 
-/// The first of the largest logits.
-fn likeliest(logits: &[f32]) -> Option<usize> {
-    let mut best: Option<(usize, f32)> = None;
-    for (id, &logit) in logits.iter().enumerate() {
-        if best.is_none_or(|(_, largest)| logit > largest) {
-            best = Some((id, logit));
+/// The logarithms of all probabilities, and their entropy.
+fn distribution(logits: &[f32], temperature: f64) -> (Vec<f64>, f64) {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // Of infinite logits only the infinite ones count.
+    let shifted = |&logit: &f32| if logit == top { 0.0 } else { (f64::from(logit) - f64::from(top)) / temperature };
+    let total = logits.iter().map(|logit| shifted(logit).exp()).sum::<f64>().ln();
+    let log_probs: Vec<f64> = logits.iter().map(|logit| shifted(logit) - total).collect();
+    let entropy = log_probs.iter().filter(|p| p.is_finite()).map(|p| -p * p.exp()).sum();
+    (log_probs, entropy)
+}
+
+fn drawn(config: &GenerationConfig, scores: &[f64], draw: f64) -> Option<usize> {
+    let top = scores[likeliest(scores)?];
+    let weight = |score: f64| if score == top { 1.0 } else { ((score - top) / config.temperature).exp() };
+    let mut kept: Vec<(usize, f64)> = scores.iter().map(|score| weight(*score)).enumerate().collect();
+    kept.sort_by(|(a, left), (b, right)| right.total_cmp(left).then(a.cmp(b)));
+    if let Some(top_k) = config.top_k.filter(|top_k| *top_k < kept.len()) {
+        let last = kept[top_k - 1].1;
+        kept.retain(|(_, weight)| *weight >= last);
+    }
+    let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
+    let mut before = 0.0;
+    kept.retain(|(_, weight)| {
+        let keep = before < config.top_p * total || config.top_p == 1.0;
+        before += weight;
+        keep
+    });
+    kept.retain(|(_, weight)| *weight >= config.min_p);
+    kept.sort_by_key(|(id, _)| *id);
+    let mut rest = draw * kept.iter().map(|(_, weight)| weight).sum::<f64>();
+    let chosen = kept.iter().find(|(_, weight)| {
+        rest -= weight;
+        rest < 0.0
+    });
+    // Rounding may leave a rest behind the last one.
+    chosen.or_else(|| kept.iter().rfind(|(_, weight)| *weight > 0.0)).map(|(id, _)| *id)
+}
+
+/// The first of the largest scores.
+fn likeliest(scores: &[f64]) -> Option<usize> {
+    let mut best: Option<(usize, f64)> = None;
+    for (id, &score) in scores.iter().enumerate() {
+        if best.is_none_or(|(_, largest)| score > largest) {
+            best = Some((id, score));
         }
     }
     best.map(|(id, _)| id)

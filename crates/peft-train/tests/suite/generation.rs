@@ -51,7 +51,8 @@ fn a_stop_token_ends_the_text_and_is_no_part_of_it() {
     let expected: Vec<u32> = free.iter().copied().take_while(|id| *id != stop).collect();
     let config = GenerationConfig { max_new_tokens: 20, stop_ids: vec![stop], ..GenerationConfig::default() };
     let generation = run(&config).unwrap();
-    assert_eq!((generation.ids, generation.finish_reason), (expected, FinishReason::Stop));
+    assert_eq!((generation.text_ids(), generation.finish_reason), (expected.as_slice(), FinishReason::Stop));
+    assert_eq!(generation.ids, [expected.as_slice(), &[stop]].concat());
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn samples_have_the_models_distribution() {
 
     let mut counts = [0usize; tiny::VOCAB_SIZE];
     for seed in 0..draws {
-        let config = GenerationConfig { max_new_tokens: 1, temperature, top_p, seed, stop_ids: vec![] };
+        let config = GenerationConfig { max_new_tokens: 1, temperature, top_p, seed, ..GenerationConfig::default() };
         let generation = generate(&mut model, &PROMPT, &config, &mut |_| Ok(())).unwrap();
         counts[generation.ids[0] as usize] += 1;
     }
