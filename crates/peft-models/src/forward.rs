@@ -2,6 +2,7 @@
 
 use crate::{Checkpointing, KvCache};
 use candle_core::Tensor;
+use peft_nn::Packing;
 
 /// The positions of a sequence that logits are computed for.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,7 @@ pub struct ForwardOptions<'a> {
     pub(crate) is_token: Option<Tensor>,
     pub(crate) cache: Option<&'a mut KvCache>,
     pub(crate) checkpointing: Checkpointing,
+    pub(crate) packing: Option<Packing>,
 }
 
 impl<'a> ForwardOptions<'a> {
@@ -70,6 +72,15 @@ impl<'a> ForwardOptions<'a> {
         self.cache = Some(cache);
         self
     }
+
+    /// The input is one row, `(1, seq)`, of sequences that do not see each other; each begins at position 0. There is neither padding nor
+    /// a cache then.
+    #[must_use]
+    pub fn with_packing(mut self, packing: Packing) -> Self {
+        self.packing = Some(packing);
+        self
+    }
+
     /// Keeps only some activations for the backward, and computes the others again. A pass with a cache has none to keep.
     #[must_use]
     pub fn with_checkpointing(mut self, checkpointing: Checkpointing) -> Self {

@@ -2,7 +2,7 @@
 
 use crate::{Checkpointing, ForwardOptions, KvCache, LogitPositions};
 use candle_core::{DType, Device, Result, Tensor, bail};
-use peft_nn::{AttentionOptions, Heads, Rotary, attention, multi_head_attention};
+use peft_nn::{AttentionOptions, Heads, Packing, Rotary, attention, multi_head_attention};
 use std::ops::Range;
 
 /// The positions of the input's columns.
@@ -36,7 +36,13 @@ impl<'a> Sequence<'a> {
         if batch == 0 || seq == 0 {
             bail!("the token ids are empty: {:?}", input_ids.dims());
         }
-        let ForwardOptions { logits, is_token, cache, checkpointing } = options;
+        let ForwardOptions { logits, is_token, cache, checkpointing, packing } = options;
+        if let Some(packing) = packing {
+            if is_token.is_some() || cache.is_some() {
+                bail!("packed sequences have neither padding nor a key-value cache");
+            }
+            return Self::packed([batch, seq], packing, logits, checkpointing, max_positions);
+        }
         let past = cache.as_ref().map_or(0, |cache| cache.len());
         if seq > max_positions.saturating_sub(past) {
             let cached = if past > 0 { format!("{past} cached and {seq} new ") } else { format!("{seq} ") };
@@ -65,6 +71,27 @@ impl<'a> Sequence<'a> {
         }
         let positions = positions(is_token.as_deref(), past, seq);
         Ok(Self { batch, seq, positions, attention, logits, cache, is_token, checkpointing })
+    }
+
+    /// A pass over sequences in one row.
+    fn packed(
+        [batch, seq]: [usize; 2],
+        packing: Packing,
+        logits: LogitPositions,
+        checkpointing: Checkpointing,
+        max_positions: usize,
+    ) -> Result<Self> {
+        if [batch, seq] != [1, packing.len()] {
+            bail!("{} packed tokens are an input of shape {:?}, got {:?}", packing.len(), [1, packing.len()], [batch, seq]);
+        }
+        let positions: Vec<usize> = packing.positions().collect();
+        let longest = positions.iter().max().map_or(0, |last| last + 1);
+        if longest > max_positions {
+            bail!("{longest} tokens are more than the {max_positions} positions of the model (max_position_embeddings)");
+        }
+        let attention = AttentionOptions::causal().with_packing(packing);
+        let positions = Positions::PerRow(positions);
+        Ok(Self { batch, seq, positions, attention, logits, cache: None, is_token: None, checkpointing })
     }
 
     pub(crate) fn positions(&self) -> &Positions {

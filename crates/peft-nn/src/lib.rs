@@ -56,7 +56,7 @@ mod swiglu;
 mod testing;
 
 pub use add::add;
-pub use attention::{AttentionOptions, Heads, Rotary, attention, multi_head_attention};
+pub use attention::{AttentionOptions, Heads, Packing, Rotary, attention, multi_head_attention};
 pub use checkpoint::{checkpoint, remembered};
 pub use combination::combination;
 pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, OutputHead, cross_entropy, linear_cross_entropy};

@@ -9,20 +9,25 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accuracy;
+mod activation_memory;
 pub mod chat;
 pub mod data;
 mod error;
 pub mod eval;
 mod fingerprint;
 pub mod generate;
+pub mod grpo;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
 pub mod progress;
+pub mod reward;
 pub mod run;
 pub mod schedule;
 pub mod sft;
 mod state;
+pub mod task;
 pub mod tokenizer;
 mod updates;
 

@@ -39,8 +39,13 @@ impl Progress {
 
     /// Moves to the end of `step`, counted from 1, and shows its numbers.
     pub fn advance(&self, step: u64, loss: f64, learning_rate: f64) {
+        self.advance_with(step, &format!("loss {loss:.4} lr {learning_rate:.2e}"));
+    }
+
+    /// Moves to the end of `step`, counted from 1, and shows a text.
+    pub fn advance_with(&self, step: u64, text: &str) {
         self.bar.set_position(step);
-        self.bar.set_message(format!("loss {loss:.4} lr {learning_rate:.2e}"));
+        self.bar.set_message(text.to_owned());
     }
 
     /// Writes a line above the bar, or nothing where the bar is hidden.

@@ -1,10 +1,14 @@
 //! What the command line accepts.
 
+mod grpo;
+mod task;
 mod training;
 mod values;
 
+pub(crate) use grpo::{GrpoArgs, MeasuringArgs};
+pub(crate) use task::TaskArgs;
 pub(crate) use training::TrainingArgs;
-pub(crate) use values::{CombinationArg, ConversionArg, OptimizerArg, ScheduleArg};
+pub(crate) use values::{CombinationArg, ConversionArg, LossTypeArg, OptimizerArg, RolloutArg, ScaleRewardsArg, ScheduleArg};
 
 use crate::device::{DTypeArg, DeviceArg};
 use clap::builder::RangedU64ValueParser;
@@ -32,6 +36,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Train an adapter on a JSONL file
     Train(Box<TrainArgs>),
+    /// Train an adapter by reinforcement learning on a task with verifiable rewards
+    Grpo(Box<GrpoArgs>),
     /// Measure the loss on a JSONL file
     Eval(EvalArgs),
     /// Continue a prompt

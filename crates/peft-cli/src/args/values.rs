@@ -16,6 +16,37 @@ pub(crate) enum ScheduleArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum LossTypeArg {
+    /// The mean over completions of the mean over a completion's tokens
+    Grpo,
+    /// The sum over tokens by completions times the most tokens of one (Dr. GRPO)
+    DrGrpo,
+    /// The mean over all tokens of a step
+    Dapo,
+    /// The mean over the tokens of an update
+    Bnpo,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ScaleRewardsArg {
+    /// The standard deviation of the group
+    Group,
+    /// The standard deviation of all rewards of a step
+    Batch,
+    /// Nothing (Dr. GRPO)
+    None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum RolloutArg {
+    /// The adapter runs beside the base weights
+    Live,
+    /// The adapter is merged, and taken out again exactly
+    Merged,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum ConversionArg {
     /// A LoRA folder as PEFT writes it
     Lora,
@@ -69,6 +100,10 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
 
 pub(super) fn probability(text: &str) -> Result<f64, String> {
     number(text, |value| value > 0.0 && value <= 1.0, "above 0 and at most 1")
+}
+
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    number(text, |value| (0.0..=1.0).contains(&value), "from 0 to 1")
 }
 
 /// Bytes: a number with an optional unit of 1000 or, with an `i`, of 1024.

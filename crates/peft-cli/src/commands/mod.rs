@@ -4,6 +4,7 @@ mod combine;
 mod convert;
 mod eval;
 mod generate;
+mod grpo;
 mod init;
 mod inspect;
 mod merge;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     match command {
         Command::Init(args) => output.report(&init::run(&args, &pretrained)?),
         Command::Train(args) => output.report(&train::run(&args, &pretrained)?),
+        Command::Grpo(args) => output.report(&grpo::run(&args, &pretrained)?),
         Command::Eval(args) => output.report(&eval::run(&args, &pretrained)?),
         Command::Generate(args) => generate::run(&args, &pretrained, output),
         Command::Merge(args) => output.report(&merge::run(&args, &pretrained)?),

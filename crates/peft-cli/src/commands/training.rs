@@ -1,7 +1,7 @@
 //! What trainings of any kind begin with.
 
 use super::adapter;
-use crate::args::{OptimizerArg, ScheduleArg, TrainingArgs};
+use crate::args::{LossTypeArg, OptimizerArg, RolloutArg, ScaleRewardsArg, ScheduleArg, TrainingArgs};
 use crate::base::Base;
 use crate::destination::{check_distinct, check_writable};
 use crate::output::{note, usage_error};

@@ -6,6 +6,7 @@ mod geometry;
 mod multi_head;
 mod node;
 mod options;
+mod packing;
 #[cfg(test)]
 mod tests;
 mod visible;
@@ -14,6 +15,7 @@ use candle_core::{Result, Tensor};
 
 pub use multi_head::{Heads, Rotary, multi_head_attention};
 pub use options::AttentionOptions;
+pub use packing::Packing;
 
 use geometry::Geometry;
 use node::Attention;

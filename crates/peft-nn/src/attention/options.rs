@@ -1,5 +1,7 @@
 use candle_core::Tensor;
 
+use super::Packing;
+
 /// Which keys the queries of [`attention`](crate::attention) and
 /// [`multi_head_attention`](crate::multi_head_attention) see, and how scores are scaled.
 ///
@@ -25,6 +27,9 @@ pub struct AttentionOptions {
     pub window: Option<usize>,
     /// `(batch, keys)` of any integer dtype, zero where a key is padding that no query sees.
     pub key_padding: Option<Tensor>,
+    /// Sequences that share the row of a batch of one. Set, it makes attention causal; there is neither window nor padding then, and there
+    /// are as many queries as keys.
+    pub packing: Option<Packing>,
 }
 
 impl AttentionOptions {
@@ -44,6 +49,14 @@ impl AttentionOptions {
     pub fn with_window(mut self, window: usize) -> Self {
         self.causal = true;
         self.window = Some(window);
+        self
+    }
+
+    /// Every query sees the keys of its own sequence up to its own.
+    #[must_use]
+    pub fn with_packing(mut self, packing: Packing) -> Self {
+        self.causal = true;
+        self.packing = Some(packing);
         self
     }
 

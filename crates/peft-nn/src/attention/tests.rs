@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::geometry::{Arrangement, Geometry};
 use super::node::Attention;
-use super::{AttentionOptions, composed, cpu};
+use super::{AttentionOptions, Packing, attention, composed, cpu};
 use crate::checks::acc_dtype;
 use crate::cpu::simd::{with_each_arch, without_vectors};
 use crate::testing::{assert_close, sample};
@@ -238,4 +238,66 @@ fn only_what_is_wanted_is_computed() -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn packings() -> Vec<Packing> {
+    vec![
+        Packing::new([(3, vec![2, 1, 4])]),
+        Packing::new([(1, vec![]), (5, vec![1; 9]), (0, vec![3, 2]), (17, vec![6, 11])]),
+        Packing::new([(40, vec![20, 33, 7]), (90, vec![70, 110, 55]), (8, vec![300])]),
+        Packing::new((0..30).map(|i| (i % 7 + 1, vec![i % 5, 3, i % 3]))),
+    ]
+}
+
+#[test]
+fn packed_sequences_by_the_kernel_and_composed() {
+    for packing in packings() {
+        let tokens = packing.len();
+        let options = AttentionOptions::causal().with_packing(packing);
+        for heads in [[2, 2], [6, 2]] {
+            let mut case = Case::new(heads, [tokens, tokens], [8, 8], options.clone());
+            case.batch = 1;
+            case.check(DTYPES[0]);
+            let case = case.merged(Some(true));
+            case.check(F32);
+            with_each_arch(|| case.check(F32));
+        }
+    }
+}
+
+/// A beginning followed by a branch gives in a row of many what it gives in a row of its own.
+#[test]
+fn packed_sequences_do_not_see_each_other() {
+    let groups = [(5, vec![3, 1, 6]), (2, vec![4]), (7, vec![])];
+    let packing = Packing::new(groups.clone());
+    let (tokens, heads) = (packing.len(), 2);
+    let [q, k, v] = [1, 2, 3].map(|seed| sample(vec![1, heads, tokens, 4], seed, DType::F64));
+    let packed = attention(&q, &k, &v, &AttentionOptions::causal().with_packing(packing)).unwrap();
+    let mut start = 0;
+    for (common, branches) in groups {
+        let mut begin = start + common;
+        for branch in branches.into_iter().chain([0]) {
+            let ids: Vec<u32> = (start..start + common).chain(begin..begin + branch).map(|i| i as u32).collect();
+            let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+            let own = |x: &Tensor| x.index_select(&ids, 2).unwrap();
+            let alone = attention(&own(&q), &own(&k), &own(&v), &AttentionOptions::causal()).unwrap();
+            assert_close(&own(&packed), &alone, 1e-14);
+            begin += branch;
+        }
+        start = begin;
+    }
+}
+
+#[test]
+fn a_packing_that_does_not_fit_is_refused() {
+    let options = AttentionOptions::causal().with_packing(Packing::new([(2, vec![1])]));
+    let of = |batch: usize, tokens: usize, options: &AttentionOptions| {
+        let x = sample(vec![batch, 1, tokens, 2], 1, DType::F32);
+        attention(&x, &x, &x, options).map_err(|error| error.to_string())
+    };
+    assert!(of(1, 3, &options).is_ok());
+    for (batch, tokens) in [(2, 3), (1, 4)] {
+        assert!(of(batch, tokens, &options).unwrap_err().contains("3 packed tokens are one row"));
+    }
+    assert!(of(1, 3, &options.with_window(2)).unwrap_err().contains("neither a window nor padding"));
 }

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use super::AttentionOptions;
+use super::{AttentionOptions, Packing};
 use crate::checks::ensure_shape;
 
 /// Which keys each query sees.
@@ -12,6 +12,7 @@ pub(super) struct Visibility {
     keys: usize,
     causal: bool,
     window: usize,
+    packing: Option<Packing>,
     /// `(batch, keys)` of u8, contiguous, zero where a key is hidden from all queries.
     key_padding: Option<Tensor>,
 }
@@ -25,6 +26,15 @@ impl Visibility {
         if options.window == Some(0) {
             bail!("{op}: the window is 0 keys, expected at least 1");
         }
+        if let Some(packing) = &options.packing {
+            if [batch, queries, keys] != [1, packing.len(), packing.len()] {
+                let tokens = packing.len();
+                bail!("{op}: {tokens} packed tokens are one row, got {batch} of {queries} queries and {keys} keys");
+            }
+            if options.window.is_some() || options.key_padding.is_some() {
+                bail!("{op}: packed sequences have neither a window nor padding");
+            }
+        }
         let key_padding = match &options.key_padding {
             None => None,
             Some(mask) => {
@@ -36,7 +46,7 @@ impl Visibility {
             }
         };
         let window = options.window.unwrap_or(usize::MAX);
-        Ok(Self { batch, queries, keys, causal, window, key_padding })
+        Ok(Self { batch, queries, keys, causal, window, packing: options.packing.clone(), key_padding })
     }
 
     /// `(batch, keys)` of u8, contiguous, zero where a key is hidden from all queries.
@@ -49,8 +59,12 @@ impl Visibility {
         self.keys - self.queries
     }
 
-    /// The keys that a query sees, but for padding.
+    /// The keys that a query sees, but for padding and a hole.
+    #[inline(always)]
     pub(super) fn keys_of(&self, query: usize) -> Range<usize> {
+        if let Some(packing) = &self.packing {
+            return packing.keys_of(query);
+        }
         if !self.causal {
             return 0..self.keys;
         }
@@ -58,10 +72,19 @@ impl Visibility {
         end.saturating_sub(self.window)..end
     }
 
-    /// The queries that see any of some keys, but for padding.
+    /// Keys among them that it does not see.
+    #[inline(always)]
+    pub(super) fn hole_of(&self, query: usize) -> Range<usize> {
+        self.packing.as_ref().map_or(0..0, |packing| packing.hole_of(query))
+    }
+
+    /// The queries that see any of some keys, but for padding and holes.
     pub(super) fn queries_of(&self, keys: Range<usize>) -> Range<usize> {
         if keys.is_empty() {
             return 0..0;
+        }
+        if let Some(packing) = &self.packing {
+            return packing.queries_of(keys);
         }
         if !self.causal {
             return 0..self.queries;
@@ -77,7 +100,14 @@ impl Visibility {
     pub(super) fn mask(&self, device: &Device) -> Result<Option<Tensor>> {
         let shape = (self.batch, 1, self.queries, self.keys);
         let mut masks = Vec::new();
-        if self.causal {
+        if self.packing.is_some() {
+            let sees = |query: usize| {
+                let (keys, hole) = (self.keys_of(query), self.hole_of(query));
+                (0..self.keys).map(move |key| u8::from(keys.contains(&key) && !hole.contains(&key)))
+            };
+            let mask = (0..self.queries).flat_map(sees).collect();
+            masks.push(Tensor::from_vec(mask, (self.queries, self.keys), device)?);
+        } else if self.causal {
             let positions = |from: usize, len: usize| Tensor::arange(from as i64, (from + len) as i64, device);
             let key = positions(0, self.keys)?;
             let query = positions(self.past(), self.queries)?.unsqueeze(1)?;

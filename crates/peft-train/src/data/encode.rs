@@ -122,12 +122,12 @@ impl Encoder<'_> {
         Ok(ids)
     }
 
-    fn tokenizer(&self) -> Result<&Tokenizer> {
+    pub(super) fn tokenizer(&self) -> Result<&Tokenizer> {
         let missing = "this row needs a tokenizer, but the model folder has no tokenizer.json";
         self.tokenizer.ok_or_else(|| Error::option("data", missing))
     }
 
-    fn template(&self) -> Result<&ChatTemplate> {
+    pub(super) fn template(&self) -> Result<&ChatTemplate> {
         self.chat.ok_or_else(|| {
             Error::ChatTemplate(
                 "chat messages need one, but the model folder has none (chat_template.jinja)".to_owned(),

@@ -26,6 +26,7 @@ mod batch;
 mod dataset;
 mod encode;
 mod order;
+mod prompt;
 mod row;
 
 pub use batch::Batch;

@@ -59,6 +59,6 @@ impl Encoder<'_> {
         if stop_strings.is_empty() {
             return Ok(generator);
         }
-        generator.with_stop_strings(self.tokenizer()?.clone(), stop_strings.to_vec())
+        generator.with_stop_strings(self.tokenizer()?, stop_strings.to_vec())
     }
 }

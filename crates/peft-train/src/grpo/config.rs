@@ -2,12 +2,12 @@
 
 use super::advantages::ScaleRewards;
 use super::objective::{LossType, Objective};
+use crate::activation_memory::ActivationMemory;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::GenerationConfig;
 use crate::optim::{AdamWConfig, OptimizerConfig};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::sft::ActivationMemory;
 
 /// Where rollouts get their weights from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -135,8 +135,10 @@ impl GrpoConfig {
 
     /// The loss of tokens.
     pub fn objective(&self) -> Objective {
-        let Self { epsilon, epsilon_high, beta, importance_cap, .. } = *self;
-        Objective { epsilon, epsilon_high: epsilon_high.unwrap_or(epsilon), beta, importance_cap }
+        Objective::new(self.epsilon)
+            .with_epsilon_high(self.epsilon_high.unwrap_or(self.epsilon))
+            .with_beta(self.beta)
+            .with_importance_cap(self.importance_cap)
     }
 
     /// How completions are drawn.
@@ -170,7 +172,8 @@ impl GrpoConfig {
             return Err(Error::option(option, "it must be at least 1"));
         }
         if self.group_size < 2 {
-            let message = format!("{} completions have nothing to be compared with; it must be at least 2", self.group_size);
+            let message =
+                format!("{} completions have nothing to be compared with; it must be at least 2", self.group_size);
             return Err(Error::option("group_size", message));
         }
         if self.mini_batches > self.completions_per_step() {

@@ -1,35 +1,38 @@
 //! Which completions go through the model together in training.
 
-use crate::sft::ActivationMemory;
+use super::log_probs::Continuation;
+use crate::activation_memory::ActivationMemory;
 use peft_models::CausalLanguageModel;
+use std::ops::Range;
 
-/// Puts rows of these lengths into batches of at most `tokens` tokens, padding included, and of no more activations than fit into
-/// `memory`; at least one row each. The longest come first, so that rows of one batch need little padding and a batch that does not
-/// fit the machine fails at once.
+/// Splits completions, in their order, into runs of at most `tokens` tokens, shared prompts counted once, and of no more activations
+/// than fit into `memory`; at least one completion each.
 pub(super) fn micro_batches(
-    lengths: &[usize],
+    completions: &[Continuation<'_>],
     tokens: usize,
     memory: ActivationMemory,
     model: &impl CausalLanguageModel,
-) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|row| (std::cmp::Reverse(lengths[*row]), *row));
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut rest = order.as_slice();
-    while let Some(longest) = rest.first() {
-        let length = lengths[*longest].max(1);
-        let rows = (tokens / length).min(fitting_rows(length, memory, model)).clamp(1, rest.len());
-        let (batch, after) = rest.split_at(rows);
-        batches.push(batch.to_vec());
-        rest = after;
+) -> Vec<Range<usize>> {
+    let limit = match (memory, model.activations(1, 1)) {
+        (ActivationMemory::Within(bytes), Some(token)) => tokens.min(bytes / (token.blocks * token.block).max(1)),
+        _ => tokens,
+    };
+    let mut batches: Vec<Range<usize>> = Vec::new();
+    for index in 0..completions.len() {
+        match batches.last_mut() {
+            Some(batch) if token_count(&completions[batch.start..index + 1]) <= limit => batch.end += 1,
+            _ => batches.push(index..index + 1),
+        }
     }
     batches
 }
 
-/// How many rows of a length keep all their activations within the limit.
-fn fitting_rows(length: usize, memory: ActivationMemory, model: &impl CausalLanguageModel) -> usize {
-    match (memory, model.activations(1, length)) {
-        (ActivationMemory::Within(bytes), Some(row)) => bytes / (row.blocks * row.block).max(1),
-        _ => usize::MAX,
-    }
+/// The tokens of completions that go through the model together.
+pub(super) fn token_count(completions: &[Continuation<'_>]) -> usize {
+    let mut last = None;
+    let tokens = |completion: &Continuation<'_>| {
+        let is_new = last.replace(completion.place) != Some(completion.place);
+        completion.ids.len() + if is_new { completion.prompt.len() } else { 0 }
+    };
+    completions.iter().map(tokens).sum()
 }

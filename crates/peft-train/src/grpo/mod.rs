@@ -17,6 +17,7 @@
 
 mod advantages;
 mod config;
+mod log_probs;
 mod micro_batches;
 mod objective;
 mod policy;
@@ -25,6 +26,7 @@ mod rows;
 mod run;
 mod trainer;
 
+pub use crate::activation_memory::ActivationMemory;
 pub use advantages::{ScaleRewards, advantages};
 pub use config::{GrpoConfig, RolloutWeights};
 pub use objective::{CompletionLoss, LossType, Normalizer, Objective, TokenProbabilities};

@@ -108,6 +108,32 @@ pub struct CompletionLoss {
 }
 
 impl Objective {
+    /// The loss with these bounds on both sides, and nothing else.
+    pub fn new(epsilon: f64) -> Self {
+        Self { epsilon, epsilon_high: epsilon, beta: 0.0, importance_cap: None }
+    }
+
+    /// With another upper bound.
+    #[must_use]
+    pub fn with_epsilon_high(mut self, epsilon_high: f64) -> Self {
+        self.epsilon_high = epsilon_high;
+        self
+    }
+
+    /// With the divergence from the base model.
+    #[must_use]
+    pub fn with_beta(mut self, beta: f64) -> Self {
+        self.beta = beta;
+        self
+    }
+
+    /// With truncated importance sampling, if there is a cap.
+    #[must_use]
+    pub fn with_importance_cap(mut self, importance_cap: Option<f64>) -> Self {
+        self.importance_cap = importance_cap;
+        self
+    }
+
     /// The loss of one completion whose advantage is `advantage`, not yet divided by anything.
     pub fn completion(&self, tokens: TokenProbabilities<'_>, advantage: f64) -> CompletionLoss {
         let (low, high) = (1.0 - self.epsilon, 1.0 + self.epsilon_high);
@@ -155,6 +181,26 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
+    /// For an update of so many completions, of at most `max_tokens` tokens each.
+    pub fn new(loss_type: LossType, completions: usize, max_tokens: usize) -> Self {
+        Self { loss_type, completions, tokens: 0, step_tokens: 0, updates: 1, max_tokens }
+    }
+
+    /// With the tokens of the update.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: usize) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// With the tokens of the step, which goes through its completions in so many updates.
+    #[must_use]
+    pub fn with_step(mut self, tokens: usize, updates: usize) -> Self {
+        self.step_tokens = tokens;
+        self.updates = updates;
+        self
+    }
+
     /// What each token's loss of a completion of `length` tokens counts.
     pub fn weight(&self, length: usize) -> f64 {
         let (completions, length) = (self.completions as f64, length.max(1) as f64);

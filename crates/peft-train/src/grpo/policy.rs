@@ -1,16 +1,16 @@
 //! The model in training: log-probabilities of completions, and the gradients of their loss.
 
 use super::GrpoConfig;
-use super::micro_batches::micro_batches;
+use super::log_probs::{Continuation, TokenLogProbs};
+use super::micro_batches::{micro_batches, token_count};
 use super::objective::{Normalizer, TokenProbabilities};
 use super::rows::{Row, Rows};
-use crate::data::Batch;
 use crate::error::Result;
-use crate::loss::TokenLogProbs;
 use crate::optim::Gradients;
 use candle_core::backprop::GradStore;
 use peft_core::PeftModel;
 use peft_models::CausalLanguageModel;
+use std::ops::Range;
 
 pub(super) struct Policy<'p, M> {
     pub(super) model: &'p PeftModel<M>,
@@ -34,12 +34,10 @@ pub(super) struct Update {
 impl<M: CausalLanguageModel> Policy<'_, M> {
     /// The log-probabilities of all rows, in their order.
     pub(super) fn log_probs(&self, rows: &Rows) -> Result<Vec<Vec<f64>>> {
-        let rows: Vec<&Row> = rows.rows.values().collect();
-        let mut values = vec![Vec::new(); rows.len()];
-        for batch in self.batches(&rows) {
-            let examples: Vec<&Row> = batch.iter().map(|row| rows[*row]).collect();
-            let of_batch = self.forward(&examples)?.rows();
-            batch.into_iter().zip(of_batch).for_each(|(row, of_row)| values[row] = of_row);
+        let completions: Vec<Continuation<'_>> = rows.rows.values().map(Row::continuation).collect();
+        let mut values = Vec::with_capacity(completions.len());
+        for batch in self.batches(&completions) {
+            values.extend(self.forward(&completions[batch])?.values()?);
         }
         Ok(values)
     }
@@ -55,14 +53,14 @@ impl<M: CausalLanguageModel> Policy<'_, M> {
         audit: &mut dyn FnMut(&GradStore) -> Result<()>,
     ) -> Result<Update> {
         let objective = self.config.objective();
-        let places: Vec<usize> = completions.iter().copied().filter(|place| rows.rows.contains_key(place)).collect();
-        let chosen: Vec<&Row> = places.iter().filter_map(|place| rows.rows.get(place)).collect();
+        let chosen: Vec<(usize, &Row)> =
+            completions.iter().filter_map(|place| Some((*place, rows.rows.get(place)?))).collect();
+        let continuations: Vec<Continuation<'_>> = chosen.iter().map(|(_, row)| row.continuation()).collect();
         let (mut update, mut seen) = (Update::default(), Vec::new());
-        for batch in self.batches(&chosen) {
-            let examples: Vec<&Row> = batch.iter().map(|row| chosen[*row]).collect();
-            let pass = self.forward(&examples)?;
+        for batch in self.batches(&continuations) {
+            let pass = self.forward(&continuations[batch.clone()])?;
             let mut slopes = Vec::new();
-            for ((row, new), index) in examples.into_iter().zip(pass.rows()).zip(&batch) {
+            for ((place, row), new) in chosen[batch].iter().zip(pass.values()?) {
                 let Row { advantage, rollout, .. } = row;
                 let (old, reference) = (row.old.as_deref(), row.reference.as_deref());
                 let of_row = objective.completion(TokenProbabilities { new: &new, old, reference, rollout }, *advantage);
@@ -76,7 +74,7 @@ impl<M: CausalLanguageModel> Policy<'_, M> {
                 let start = old.unwrap_or(&new);
                 update.gap += start.iter().zip(rollout).map(|(start, rollout)| (start - rollout).abs()).sum::<f64>();
                 if old.is_none() {
-                    seen.push((places[*index], new));
+                    seen.push((*place, new));
                 }
             }
             let store = pass.backward(&slopes)?;
@@ -93,17 +91,14 @@ impl<M: CausalLanguageModel> Policy<'_, M> {
         Ok(update)
     }
 
-    fn batches(&self, rows: &[&Row]) -> Vec<Vec<usize>> {
-        let lengths: Vec<usize> = rows.iter().map(|row| row.encoded.ids.len()).collect();
+    fn batches(&self, completions: &[Continuation<'_>]) -> Vec<Range<usize>> {
         let GrpoConfig { micro_batch_tokens, activation_memory, .. } = *self.config;
-        micro_batches(&lengths, micro_batch_tokens, activation_memory, self.model.base())
+        micro_batches(completions, micro_batch_tokens, activation_memory, self.model.base())
     }
 
-    fn forward(&self, rows: &[&Row]) -> Result<TokenLogProbs> {
+    fn forward(&self, completions: &[Continuation<'_>]) -> Result<TokenLogProbs> {
         let base = self.model.base();
-        // Any id will do for padding: nothing that counts attends to it.
-        let batch = Batch::collate(rows.iter().map(|row| &row.encoded), 0, &base.device())?;
-        let checkpointing = self.config.activation_memory.checkpointing(base, batch.input_ids.dims2()?)?;
-        TokenLogProbs::of_batch_with(base, &batch, self.config.temperature, checkpointing)
+        let checkpointing = self.config.activation_memory.checkpointing(base, (1, token_count(completions)))?;
+        TokenLogProbs::of(base, completions, self.config.temperature, checkpointing)
     }
 }

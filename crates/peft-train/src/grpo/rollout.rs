@@ -58,8 +58,10 @@ impl Rollouts {
         let first = (step - 1) * config.prompts_per_step as u64;
         let streams = first..first + config.prompts_per_step as u64;
         let problems: Vec<Problem> = streams.clone().map(|index| source.task.problem(index).into_owned()).collect();
-        let prompts = problems.iter().map(|problem| source.encoder.prompt_ids(&problem.prompt)).collect::<Result<Vec<_>>>()?;
-        let requests = streams.zip(&prompts).map(|(stream, prompt)| Request { prompt, samples: config.group_size, stream });
+        let prompts =
+            problems.iter().map(|problem| source.encoder.prompt_ids(&problem.prompt)).collect::<Result<Vec<_>>>()?;
+        let requests =
+            streams.zip(&prompts).map(|(stream, prompt)| Request { prompt, samples: config.group_size, stream });
         let requests: Vec<Request<'_>> = requests.collect();
         let merged = config.rollout_weights == RolloutWeights::Merged;
         model.eval()?;
@@ -80,7 +82,8 @@ impl Rollouts {
                 completions.push((prompt, generation, text, reading));
             }
         }
-        let prompt_texts = problems.iter().map(|problem| source.encoder.prompt_text(&problem.prompt)).collect::<Result<Vec<_>>>()?;
+        let prompt_texts =
+            problems.iter().map(|problem| source.encoder.prompt_text(&problem.prompt)).collect::<Result<Vec<_>>>()?;
         let samples: Vec<Sample<'_>> = completions
             .iter()
             .map(|(prompt, generation, text, _)| {
@@ -142,17 +145,18 @@ impl Rollouts {
     /// The first groups, as they are written down.
     pub(super) fn log(&self, step: u64, groups: usize, encoder: Encoder<'_>) -> Result<Vec<Value>> {
         let line = |(prompt, problem): (usize, &Problem)| {
-            let completions = self.completions.iter().filter(|completion| completion.prompt == prompt).map(|completion| {
-                json!({
-                    "text": completion.text,
-                    "reward": completion.scored.total,
-                    "advantage": completion.advantage,
-                    "strict": completion.reading.strict,
-                    "flexible": completion.reading.flexible,
-                    "finish_reason": completion.generation.finish_reason,
-                    "failures": completion.scored.failures,
-                })
-            });
+            let completions =
+                self.completions.iter().filter(|completion| completion.prompt == prompt).map(|completion| {
+                    json!({
+                        "text": completion.text,
+                        "reward": completion.scored.total,
+                        "advantage": completion.advantage,
+                        "strict": completion.reading.strict,
+                        "flexible": completion.reading.flexible,
+                        "finish_reason": completion.generation.finish_reason,
+                        "failures": completion.scored.failures,
+                    })
+                });
             Ok(json!({
                 "step": step,
                 "problem": prompt,

@@ -3,14 +3,16 @@
 use super::GrpoConfig;
 use super::objective::Normalizer;
 use super::rollout::Rollouts;
-use crate::data::{Encoded, IGNORE_INDEX};
+use super::log_probs::Continuation;
 use std::collections::BTreeMap;
 
 /// A completion after its prompt, and what is known of its tokens' log-probabilities.
 #[derive(Debug)]
 pub(super) struct Row {
-    /// The ids, with labels on the completion.
-    pub(super) encoded: Encoded,
+    /// The place of its prompt in the step.
+    place: usize,
+    prompt: Vec<u32>,
+    ids: Vec<u32>,
     pub(super) advantage: f64,
     /// When the tokens were drawn.
     pub(super) rollout: Vec<f64>,
@@ -18,6 +20,13 @@ pub(super) struct Row {
     pub(super) old: Option<Vec<f64>>,
     /// By the base model.
     pub(super) reference: Option<Vec<f64>>,
+}
+
+impl Row {
+    /// Its ids.
+    pub(super) fn continuation(&self) -> Continuation<'_> {
+        Continuation { place: self.place, prompt: &self.prompt, ids: &self.ids }
+    }
 }
 
 /// The completions of a step that go through the model, by their place in the step.
@@ -41,9 +50,10 @@ impl Rows {
                 continue;
             }
             let prompt = &rollouts.prompts[completion.prompt];
-            let labels = prompt.iter().map(|_| IGNORE_INDEX).chain(ids.iter().map(|id| i64::from(*id)));
             let row = Row {
-                encoded: Encoded { labels: labels.collect(), ids: [prompt.as_slice(), ids].concat() },
+                place: completion.prompt,
+                prompt: prompt.clone(),
+                ids: ids.clone(),
                 advantage: completion.advantage,
                 rollout: completion.generation.log_probs.iter().map(|p| f64::from(*p)).collect(),
                 old: None,
@@ -66,13 +76,9 @@ impl Rows {
 
     /// The sizes that losses are divided by in an update with these completions of the step.
     pub(super) fn normalizer(&self, completions: &[usize], max_tokens: usize, config: &GrpoConfig) -> Normalizer {
-        Normalizer {
-            loss_type: config.loss_type,
-            completions: completions.len(),
-            tokens: completions.iter().map(|place| self.tokens[*place]).sum(),
-            step_tokens: self.tokens.iter().sum(),
-            updates: config.mini_batches,
-            max_tokens,
-        }
+        let tokens = completions.iter().map(|place| self.tokens[*place]).sum();
+        Normalizer::new(config.loss_type, completions.len(), max_tokens)
+            .with_tokens(tokens)
+            .with_step(self.tokens.iter().sum(), config.mini_batches)
     }
 }

@@ -98,7 +98,8 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
     }
 
     fn recorded(mut self) -> Self {
-        let rewards: Vec<Value> = self.rewards.iter().map(|(reward, weight)| format!("{weight} {reward:?}").into()).collect();
+        let rewards: Vec<Value> =
+            self.rewards.iter().map(|(reward, weight)| format!("{weight} {reward:?}").into()).collect();
         self.updates.fingerprint_mut().record("rewards", rewards);
         self
     }
@@ -207,7 +208,9 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
         }
         let mut totals = Totals::default();
         for iteration in 0..num_iterations {
-            for (part, completions) in mini_batches_of(rollouts, mini_batches, [seed, step, iteration as u64])?.iter().enumerate() {
+            for (part, completions) in
+                mini_batches_of(rollouts, mini_batches, [seed, step, iteration as u64])?.iter().enumerate()
+            {
                 self.model.reseed(derived_seed([seed, step, (iteration * mini_batches + part) as u64]))?;
                 let mut gradients = Gradients::new(self.updates.trainables().clone());
                 let policy = Policy { model: self.model, config: &self.config };
@@ -280,5 +283,11 @@ fn mini_batches_of(rollouts: &Rollouts, parts: usize, seed: [u64; 3]) -> Result<
     let mut orders = BatchOrder::new(count, count, Some(derived_seed(seed)))?.batches_from(0);
     let order = orders.next().unwrap_or_default();
     let start = |part: usize| part * count / parts;
-    Ok((0..parts).map(|part| order[start(part)..start(part + 1)].to_vec()).collect())
+    let part = |part: usize| {
+        let mut completions = order[start(part)..start(part + 1)].to_vec();
+        // Those of one prompt side by side share it.
+        completions.sort_unstable();
+        completions
+    };
+    Ok((0..parts).map(part).collect())
 }

@@ -35,9 +35,10 @@ mod config;
 mod run;
 mod trainer;
 
+pub use crate::activation_memory::ActivationMemory;
 pub use crate::fingerprint::Fingerprint;
 pub use crate::run::{METRICS_FILE, STATE_FILE};
 pub use crate::state::TrainerState;
-pub use config::{ActivationMemory, SftConfig};
+pub use config::SftConfig;
 pub use run::{RunOptions, RunSummary, run};
 pub use trainer::Trainer;

@@ -197,7 +197,7 @@ where
         let of_head = (self.batch * g.heads + self.head * g.group() + of_group) * g.queries + queries.start;
         for i in first..first + height {
             let p = &mut p[i * stride..][..stride];
-            hide(simd, &mut p[columns.clone()], window.of_row(of_row(i - first)), terms);
+            hide(simd, &mut p[columns.clone()], window.of_query(mask, self.batch, queries.start + i), terms);
             let [shift, inverse] = self.upstream.normalisers[of_head + i];
             let normaliser = Normaliser { factor: self.inputs.scale.score, shift, inverse };
             if ds.is_empty() {

@@ -56,6 +56,12 @@ impl<'a, A: Arithmetic> Mask<'a, A> {
         }
     }
 
+    /// Those of that range that it does not see, whatever the terms say.
+    #[inline(always)]
+    pub(super) fn hole_of(&self, query: usize) -> Range<usize> {
+        self.visibility.hole_of(query)
+    }
+
     /// The queries that see some of these keys.
     pub(super) fn queries_of(&self, batch: usize, keys: Range<usize>) -> Range<usize> {
         match self.padding.get(batch) {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::arithmetic::{Arithmetic, Tiles};
+use super::mask::Mask;
 
 /// Columns of a block of keys, counted from its first key.
 pub(super) struct Window {
@@ -30,18 +31,28 @@ impl Window {
         Some(Self { seen, columns: start..end, start: block.start })
     }
 
-    /// Those of the columns that a row sees which sees `keys`, counted from the first column.
+    /// Those of the columns that a query sees, but for the second ones; counted from the first column.
     #[inline(always)]
-    pub(super) fn of_row(&self, keys: Range<usize>) -> Range<usize> {
+    pub(super) fn of_query<A: Arithmetic>(&self, mask: &Mask<'_, A>, batch: usize, query: usize) -> [Range<usize>; 2] {
+        [self.columns_of(&mask.keys_of(batch, query)), self.columns_of(&mask.hole_of(query))]
+    }
+
+    #[inline(always)]
+    fn columns_of(&self, keys: &Range<usize>) -> Range<usize> {
         let first = self.start + self.columns.start;
-        let seen = intersection(&keys, &(first..self.start + self.columns.end));
+        let seen = intersection(keys, &(first..self.start + self.columns.end));
         seen.start - first..seen.end - first
     }
 }
 
-/// Makes the scores of a row that it does not see `-inf`: those outside `seen`, and those that `terms` says.
+/// Makes the scores of a row that it does not see `-inf`: those outside `seen` and in the hole, and those that `terms` says.
 #[inline(always)]
-pub(super) fn hide<A: Arithmetic, S: Simd>(simd: S, row: &mut [A], seen: Range<usize>, terms: Option<&[A]>) {
+pub(super) fn hide<A: Arithmetic, S: Simd>(
+    simd: S,
+    row: &mut [A],
+    [seen, hole]: [Range<usize>; 2],
+    terms: Option<&[A]>,
+) {
     // Most rows of most blocks see everything.
     if seen.start > 0 {
         row[..seen.start].fill(A::neg_infinity());
@@ -49,6 +60,7 @@ pub(super) fn hide<A: Arithmetic, S: Simd>(simd: S, row: &mut [A], seen: Range<u
     if seen.end < row.len() {
         row[seen.end..].fill(A::neg_infinity());
     }
+    row[hole].fill(A::neg_infinity());
     if let Some(terms) = terms {
         A::row_add(simd, row, &terms[..row.len()]);
     }
