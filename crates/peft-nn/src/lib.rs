@@ -59,7 +59,10 @@ pub use add::add;
 pub use attention::{AttentionOptions, Heads, Packing, Rotary, attention, multi_head_attention};
 pub use checkpoint::{checkpoint, remembered};
 pub use combination::combination;
-pub use cross_entropy::{CrossEntropy, IGNORE_INDEX, OutputHead, cross_entropy, linear_cross_entropy};
+pub use cross_entropy::{
+    CrossEntropy, CrossEntropyOptions, IGNORE_INDEX, OutputHead, cross_entropy, cross_entropy_with,
+    linear_cross_entropy,
+};
 pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu::gelu;

@@ -3,15 +3,14 @@ use std::mem::MaybeUninit;
 use candle_core::{Result, Tensor, WithDType};
 use pulp::{Simd, WithSimd};
 
+use super::distribution::Distribution;
 use super::targets::Targets;
-use super::{NAME, SoftmaxMinusOneHot};
-use crate::cpu::simd::{ExpOf, ExpSum, dispatch, write};
+use super::{CrossEntropyOptions, Forward, NAME, SoftmaxMinusOneHot};
+use crate::cpu::simd::{ExpOf, dispatch, write};
 use crate::cpu::{Element, Rows, Scratch, dispatch_float, for_each_item, map_rows, read, value};
-use crate::graph::Value;
 
-/// The losses and the logarithms of the sums of exponentials.
-pub(super) fn forward(logits: &Tensor, targets: &Targets) -> Result<(Value, Tensor)> {
-    dispatch_float!(NAME, logits, T => forward_typed::<T>(logits, targets))
+pub(super) fn forward(logits: &Tensor, targets: &Targets, options: CrossEntropyOptions) -> Result<Forward> {
+    dispatch_float!(NAME, logits, T => forward_typed::<T>(logits, targets, options))
 }
 
 pub(super) fn backward(op: &SoftmaxMinusOneHot, grad: &Tensor) -> Result<Tensor> {
@@ -25,42 +24,48 @@ pub(super) fn backward(op: &SoftmaxMinusOneHot, grad: &Tensor) -> Result<Tensor>
             grad: grad.as_slice::<Acc>()?,
             targets: op.targets.as_slice(),
             vocabulary,
+            scale: op.scale,
         };
         let (dlogits, []) = map_rows(kernel.targets.len(), vocabulary, kernel);
         Ok(value(dlogits, op.logits.shape()).into_tensor())
     })
 }
 
-fn forward_typed<T: Element>(logits: &Tensor, targets: &Targets) -> Result<(Value, Tensor)> {
+fn forward_typed<T: Element>(logits: &Tensor, targets: &Targets, options: CrossEntropyOptions) -> Result<Forward> {
     let (positions, vocabulary) = logits.dims2()?;
     let elements = read(logits)?;
     let elements = elements.as_slice::<T>()?;
     let targets = targets.as_slice();
-    let zero = T::acc(0.0);
-    // One pair of loss and log-sum-exp for each position that counts.
-    let mut pairs = vec![[zero; 2]; positions];
-    for_each_item(&mut pairs, vocabulary, |i, pair| {
+    // Loss, entropy and log-sum-exp of each position that counts.
+    let mut found = vec![[T::acc(0.0); 3]; positions];
+    for_each_item(&mut found, vocabulary, |i, found| {
         if let Some(target) = targets[i] {
             let row = &elements[i * vocabulary..][..vocabulary];
-            let log_sum_exp = dispatch(LogSumExp(row));
-            *pair = [log_sum_exp - row[target as usize].widen().to_f64(), log_sum_exp].map(T::acc);
+            let distribution = dispatch(Read { row, options });
+            let log_sum_exp = distribution.log_sum_exp();
+            let loss = log_sum_exp - row[target as usize].widen().to_f64() * options.logit_scale;
+            let entropy = if options.entropies { distribution.entropy() } else { 0.0 };
+            *found = [loss, entropy, log_sum_exp].map(T::acc);
         }
     });
-    let losses = pairs.iter().map(|pair| pair[0]).collect();
-    let log_sum_exp = pairs.iter().map(|pair| pair[1]).collect();
-    Ok((value::<T::Acc>(losses, positions), value::<T::Acc>(log_sum_exp, positions).into_tensor()))
+    let column = |i: usize| value::<T::Acc>(found.iter().map(|found| found[i]).collect(), positions);
+    let entropies = options.entropies.then(|| column(1).into_tensor());
+    Ok(Forward { losses: column(0), entropies, log_sum_exp: column(2).into_tensor() })
 }
 
-struct LogSumExp<'a, T>(&'a [T]);
+struct Read<'a, T> {
+    row: &'a [T],
+    options: CrossEntropyOptions,
+}
 
-impl<T: Element> WithSimd for LogSumExp<'_, T> {
-    type Output = f64;
+impl<T: Element> WithSimd for Read<'_, T> {
+    type Output = Distribution;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let mut sum = ExpSum::EMPTY;
-        sum.add(simd, 1.0, self.0);
-        sum.ln()
+    fn with_simd<S: Simd>(self, simd: S) -> Distribution {
+        let mut distribution = Distribution::new(self.options.logit_scale, self.options.entropies);
+        distribution.add(simd, self.row);
+        distribution
     }
 }
 
@@ -70,6 +75,7 @@ struct Gradient<'a, T: Element> {
     grad: &'a [T::Acc],
     targets: &'a [Option<u32>],
     vocabulary: usize,
+    scale: f64,
 }
 
 // SAFETY: `write` writes all of `out`, and so does the loop of zeros.
@@ -90,11 +96,12 @@ unsafe impl<T: Element> Rows<T, 0> for Gradient<'_, T> {
             return;
         };
         let logits = &self.logits[index * self.vocabulary..][..self.vocabulary];
-        let (log_sum_exp, grad) = (self.log_sum_exp[index], self.grad[index]);
-        let probability = ExpOf { factor: 1.0, shift: log_sum_exp.to_f64(), multiplier: grad.to_f64() };
+        let log_sum_exp = self.log_sum_exp[index].to_f64();
+        let grad = self.grad[index].to_f64() * self.scale;
+        let probability = ExpOf { factor: self.scale, shift: log_sum_exp, multiplier: grad };
         write(simd, probability, [logits], [out]);
         let target = target as usize;
-        let probability = (logits[target].widen() - log_sum_exp).to_f64().exp();
-        out[target].write(T::narrow(T::acc((probability - 1.0) * grad.to_f64())));
+        let log_probability = logits[target].widen().to_f64() * self.scale - log_sum_exp;
+        out[target].write(T::narrow(T::acc(log_probability.exp_m1() * grad)));
     }
 }

@@ -2,11 +2,14 @@
 
 mod composed;
 mod cpu;
+mod distribution;
 mod head;
+mod options;
 mod reduce;
 mod targets;
 
 pub use head::{OutputHead, linear_cross_entropy};
+pub use options::CrossEntropyOptions;
 
 use candle_core::{Result, Tensor, bail};
 
@@ -23,6 +26,7 @@ pub const IGNORE_INDEX: i64 = -100;
 #[derive(Debug, Clone)]
 pub struct CrossEntropy {
     losses: Tensor,
+    entropies: Option<Tensor>,
     count: usize,
 }
 
@@ -31,6 +35,12 @@ impl CrossEntropy {
     /// the logits are: sum it over the last dimension for the loss of each row of a batch.
     pub fn per_token(&self) -> &Tensor {
         &self.losses
+    }
+
+    /// The entropy of the distribution at each position, `-sum p log p` in nats, in shape and dtype of the losses; zero where the label
+    /// is ignored. Never tracked. None unless they were asked for.
+    pub fn entropies(&self) -> Option<&Tensor> {
+        self.entropies.as_ref()
     }
 
     /// The number of labels that are not ignored.
@@ -61,17 +71,33 @@ impl CrossEntropy {
 ///
 /// Only the logits and one number for each position are kept for the backward pass, `(softmax - one_hot) * grad`.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, ignore_index: i64) -> Result<CrossEntropy> {
+    cross_entropy_with(logits, labels, CrossEntropyOptions::default().with_ignore_index(ignore_index))
+}
+
+/// [`cross_entropy()`] of logits times a scale, and the entropies of the distributions on request: what a policy's loss is made of.
+pub fn cross_entropy_with(logits: &Tensor, labels: &Tensor, options: CrossEntropyOptions) -> Result<CrossEntropy> {
     let Some((&vocabulary, positions)) = logits.dims().split_last() else {
         bail!("{NAME}: the logits are (.., vocabulary), got a scalar")
     };
+    options.check()?;
     ensure_float(NAME, "logits tensor", logits)?;
     ensure_shape(NAME, "labels tensor", labels, positions)?;
-    let targets = Targets::new(labels, vocabulary, ignore_index)?;
+    let targets = Targets::new(labels, vocabulary, options.ignore_index)?;
     let count = targets.count();
 
     let rows = logits.detach().contiguous()?.reshape((positions.iter().product::<usize>(), vocabulary))?;
-    let (losses, saved) = SoftmaxMinusOneHot::forward(rows, targets)?;
-    Ok(CrossEntropy { losses: join([Some(logits)], losses.reshape(positions)?, saved)?, count })
+    let (forward, saved) = SoftmaxMinusOneHot::forward(rows, targets, options)?;
+    let entropies = forward.entropies.map(|entropies| entropies.reshape(positions)).transpose()?;
+    let losses = join([Some(logits)], forward.losses.reshape(positions)?, saved)?;
+    Ok(CrossEntropy { losses, entropies, count })
+}
+
+/// What the forward pass finds at each position.
+struct Forward {
+    losses: Value,
+    entropies: Option<Tensor>,
+    /// The logarithms of the sums of exponentials.
+    log_sum_exp: Tensor,
 }
 
 struct SoftmaxMinusOneHot {
@@ -80,18 +106,19 @@ struct SoftmaxMinusOneHot {
     /// `(positions)`, in the dtype of the losses.
     log_sum_exp: Tensor,
     targets: Targets,
+    scale: f64,
 }
 
 impl SoftmaxMinusOneHot {
     /// The losses of detached logits, `(positions, vocabulary)`, and what their gradient needs.
-    fn forward(logits: Tensor, targets: Targets) -> Result<(Value, Self)> {
-        let (losses, log_sum_exp) = if logits.device().is_cpu() {
-            cpu::forward(&logits, &targets)?
+    fn forward(logits: Tensor, targets: Targets, options: CrossEntropyOptions) -> Result<(Forward, Self)> {
+        let forward = if logits.device().is_cpu() {
+            cpu::forward(&logits, &targets, options)?
         } else {
-            let (losses, log_sum_exp) = composed::forward(&logits, &targets)?;
-            (Value::Tensor(losses), log_sum_exp)
+            composed::forward(&logits, &targets, options)?
         };
-        Ok((losses, Self { logits, log_sum_exp, targets }))
+        let saved = Self { logits, log_sum_exp: forward.log_sum_exp.clone(), targets, scale: options.logit_scale };
+        Ok((forward, saved))
     }
 }
 

@@ -30,11 +30,6 @@ impl ExpSum {
         }
     }
 
-    /// The logarithm of the sum.
-    pub(crate) fn ln(self) -> f64 {
-        self.max + self.scaled.ln()
-    }
-
     /// The share that a value has in the sum: `exp(factor * x) / sum`.
     pub(crate) fn share(self, factor: f64) -> ExpOf {
         ExpOf { factor, shift: self.max, multiplier: self.scaled.recip() }

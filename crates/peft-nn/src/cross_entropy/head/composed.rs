@@ -3,13 +3,13 @@
 use candle_core::{Result, Tensor};
 
 use super::OutputHead;
-use crate::{CrossEntropy, WeightLayout, add, linear};
+use crate::{CrossEntropy, CrossEntropyOptions, WeightLayout, add, linear};
 
 pub(super) fn cross_entropy(
     head: &OutputHead<'_>,
     hidden: &Tensor,
     labels: &Tensor,
-    ignore_index: i64,
+    options: CrossEntropyOptions,
 ) -> Result<CrossEntropy> {
     let width = hidden.dims()[hidden.rank() - 1];
     let hidden = hidden.reshape((labels.elem_count(), width))?;
@@ -22,7 +22,7 @@ pub(super) fn cross_entropy(
         None => logits,
     };
     let vocabulary = logits.dim(1)?;
-    crate::cross_entropy(&logits.reshape([labels.dims(), &[vocabulary]].concat())?, labels, ignore_index)
+    crate::cross_entropy_with(&logits.reshape([labels.dims(), &[vocabulary]].concat())?, labels, options)
 }
 
 #[cfg(test)]
@@ -59,9 +59,13 @@ mod tests {
             let tensors = [0, 1, 2, 3, 4]
                 .map(|i| if tracked[i] { vars[i].as_tensor().clone() } else { vars[i].as_detached_tensor() });
             let [h, w, bias, a, b] = &tensors;
-            let head = OutputHead::new(w, layout).with_bias(Some(bias)).with_low_rank(a, b, 0.7);
+            let head = OutputHead::new(w, layout)
+                .with_bias(Some(bias))
+                .with_low_rank(a, b, 0.7)
+                .with_logit_scale(0.8)
+                .with_entropies();
             let losses = match composed {
-                true => cross_entropy(&head, h, &labels, IGNORE_INDEX)?,
+                true => cross_entropy(&head, h, &labels, head.options)?,
                 false => head.cross_entropy(h, &labels, IGNORE_INDEX)?,
             };
             let loss = match uniform {
@@ -70,8 +74,9 @@ mod tests {
             };
             let grads = loss.backward()?;
             results.push(losses.per_token().clone());
+            results.extend(losses.entropies().cloned());
             results.extend(vars.iter().filter_map(|var| grads.get(var).cloned()));
-            assert_eq!(results.len() % 4, 0);
+            assert_eq!(results.len() % 5, 0);
         }
         Ok(results)
     }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{Result, Tensor, bail};
 
 use super::targets::Targets;
-use super::{CrossEntropy, NAME};
+use super::{CrossEntropy, CrossEntropyOptions, NAME};
 use crate::WeightLayout;
 use crate::checks::{ensure_dtype, ensure_float, ensure_shape, last_dim};
 use crate::cpu::{Element, dispatch_float, read};
@@ -41,12 +41,13 @@ pub struct OutputHead<'a> {
     layout: WeightLayout,
     bias: Option<&'a Tensor>,
     low_rank: Option<(&'a Tensor, &'a Tensor, f64)>,
+    options: CrossEntropyOptions,
 }
 
 impl<'a> OutputHead<'a> {
     /// A head of a weight alone, a matrix stored as `layout` says.
     pub fn new(weight: &'a Tensor, layout: WeightLayout) -> Self {
-        Self { weight, layout, bias: None, low_rank: None }
+        Self { weight, layout, bias: None, low_rank: None, options: CrossEntropyOptions::default() }
     }
 
     /// With a bias, `(vocabulary)`, if there is one.
@@ -63,6 +64,20 @@ impl<'a> OutputHead<'a> {
         self
     }
 
+    /// With logits multiplied by `scale`, finite and above zero: one over the temperature. The gradient takes it into account.
+    #[must_use]
+    pub fn with_logit_scale(mut self, scale: f64) -> Self {
+        self.options.logit_scale = scale;
+        self
+    }
+
+    /// With the [entropies](CrossEntropy::entropies) of the distributions, made in the same pass.
+    #[must_use]
+    pub fn with_entropies(mut self) -> Self {
+        self.options.entropies = true;
+        self
+    }
+
     /// [`cross_entropy`](crate::cross_entropy) of the logits of `hidden`, `(.., hidden_size)`, for `labels` of the leading shape.
     ///
     /// On the CPU logits exist for a few positions at a time, and for those whose label is ignored not at all. The gradients of the sum of
@@ -72,10 +87,12 @@ impl<'a> OutputHead<'a> {
     /// none. Sums over positions are taken in f32 for 16-bit types.
     pub fn cross_entropy(&self, hidden: &Tensor, labels: &Tensor, ignore_index: i64) -> Result<CrossEntropy> {
         let vocabulary = self.check(hidden)?;
+        let options = self.options.with_ignore_index(ignore_index);
+        options.check()?;
         let leading = &hidden.dims()[..hidden.rank() - 1];
         ensure_shape(NAME, "labels tensor", labels, leading)?;
         if !hidden.device().is_cpu() {
-            return composed::cross_entropy(self, hidden, labels, ignore_index);
+            return composed::cross_entropy(self, hidden, labels, options);
         }
         let targets = Targets::new(labels, vocabulary, ignore_index)?;
         let count = targets.count();
@@ -83,9 +100,12 @@ impl<'a> OutputHead<'a> {
         let inputs = [Some(hidden), Some(self.weight), self.bias, a, b];
         let tracked = inputs.map(|input| input.is_some_and(Tensor::track_op));
         let head = Head::new(self, hidden, &targets)?;
-        let (losses, gradients) = dispatch_float!(NAME, hidden, T => head.run::<T>(tracked)?);
+        let (found, gradients) = dispatch_float!(NAME, hidden, T => head.run::<T>(tracked)?);
+        let entropies =
+            found.entropies.map(|entropies| Ok::<_, candle_core::Error>(entropies.reshape(leading)?.into_tensor()));
         let saved = LinearCrossEntropy { head, gradients: Mutex::new(Some(gradients)) };
-        Ok(CrossEntropy { losses: join(inputs, losses.reshape(leading)?, saved)?, count })
+        let losses = join(inputs, found.losses.reshape(leading)?, saved)?;
+        Ok(CrossEntropy { losses, entropies: entropies.transpose()?, count })
     }
 
     /// The size of the vocabulary, if everything fits together.

@@ -5,9 +5,10 @@ use num_traits::Zero;
 
 use super::OutputHead;
 use super::parts::{Parts, Sum, add_scaled};
-use super::rows::{Change, Rows};
+use super::rows::{AtPosition, Change, Rows};
 use crate::WeightLayout;
 use crate::cpu::{Element, elements, read, value};
+use crate::cross_entropy::CrossEntropyOptions;
 use crate::cross_entropy::targets::Targets;
 use crate::graph::{Value, matmul};
 
@@ -28,6 +29,13 @@ pub(super) struct Head {
     bias: Option<Tensor>,
     low_rank: Option<LowRank>,
     counted: Vec<Counted>,
+    options: CrossEntropyOptions,
+}
+
+/// What the forward pass finds at each position.
+pub(super) struct Found {
+    pub(super) losses: Value,
+    pub(super) entropies: Option<Value>,
 }
 
 struct LowRank {
@@ -63,6 +71,7 @@ impl Head {
             bias: head.bias.map(own).transpose()?,
             low_rank,
             counted: targets.as_slice().iter().enumerate().filter_map(counted).collect(),
+            options: head.options,
         })
     }
 
@@ -94,15 +103,19 @@ impl Head {
         Ok([weight.into(), vocabulary.into(), (r, hidden_size).into(), (vocabulary, r).into()])
     }
 
-    /// The losses of all positions, and those gradients of their sum that are wanted: of hidden states, weight, bias, a and b.
-    pub(super) fn run<T: Element>(&self, wanted: [bool; 5]) -> Result<(Value, Parts)> {
+    /// What there is at all positions, and those gradients of the sum of the losses that are wanted: of hidden states, weight, bias, a and b.
+    pub(super) fn run<T: Element>(&self, wanted: [bool; 5]) -> Result<(Found, Parts)> {
         let (counted, parts) = self.pass::<T>(None, wanted)?;
-        let mut losses = vec![T::Acc::zero(); self.hidden.dim(0)?];
-        for (counted, loss) in self.counted.iter().zip(counted) {
-            losses[counted.position] = loss;
-        }
-        let positions = losses.len();
-        Ok((value(losses, positions), parts))
+        let positions = self.hidden.dim(0)?;
+        let all = |of: fn(&AtPosition<T>) -> T::Acc| {
+            let mut all = vec![T::Acc::zero(); positions];
+            for (counted, found) in self.counted.iter().zip(&counted) {
+                all[counted.position] = of(found);
+            }
+            value(all, positions)
+        };
+        let entropies = self.options.entropies.then(|| all(|found| found.entropy));
+        Ok((Found { losses: all(|found| found.loss), entropies }, parts))
     }
 
     /// The gradients of the sum of the losses times `factors`, one for each position that counts.
@@ -110,13 +123,13 @@ impl Head {
         Ok(self.pass::<T>(Some(factors), wanted)?.1)
     }
 
-    fn pass<T: Element>(&self, factors: Option<&[T::Acc]>, wanted: [bool; 5]) -> Result<(Vec<T::Acc>, Parts)> {
+    fn pass<T: Element>(&self, factors: Option<&[T::Acc]>, wanted: [bool; 5]) -> Result<(Vec<AtPosition<T>>, Parts)> {
         let (vocabulary, hidden_size) = self.weight.dims2()?;
         let [wants_hidden, rest @ ..] = wanted;
         let shapes = self.parameter_shapes()?;
         let mut sums = [0, 1, 2, 3].map(|i| rest[i].then(|| Sum::<T>::of(shapes[i].elem_count())));
         let mut hidden_gradients = Vec::with_capacity(if wants_hidden { self.counted.len() * hidden_size } else { 0 });
-        let mut losses = Vec::with_capacity(self.counted.len());
+        let mut found = Vec::with_capacity(self.counted.len());
         let bias = self.bias.as_ref().map(read).transpose()?;
         let bias = bias.as_ref().map(|bias| bias.as_slice::<T>()).transpose()?;
 
@@ -142,9 +155,10 @@ impl Head {
                 counted,
                 bias,
                 change,
-                factors: factors.map(|factors| &factors[losses.len()..][..counted.len()]),
+                factors: factors.map(|factors| &factors[found.len()..][..counted.len()]),
+                options: self.options,
             };
-            losses.extend(rows.losses(&mut logits, wanted.contains(&true)));
+            found.extend(rows.read(&mut logits, wanted.contains(&true)));
             drop(rows);
             if !wanted.contains(&true) {
                 continue;
@@ -181,7 +195,7 @@ impl Head {
                 sum.add(elements(matmul(&grad.t()?, low)?)?, *scale);
             }
         }
-        Ok((losses, Parts::new::<T>(wants_hidden.then_some(hidden_gradients), sums)))
+        Ok((found, Parts::new::<T>(wants_hidden.then_some(hidden_gradients), sums)))
     }
 
     /// The hidden states of some positions.
