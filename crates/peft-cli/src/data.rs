@@ -16,6 +16,11 @@ use std::time::{Duration, SystemTime};
 /// Some templates write the day into every prompt. Training data must not change from one day to the next.
 const TEMPLATE_DATE: Duration = Duration::from_secs(1_721_952_000);
 
+/// A template whose today is always the same.
+pub(crate) fn dated(template: ChatTemplate) -> ChatTemplate {
+    template.with_now(SystemTime::UNIX_EPOCH + TEMPLATE_DATE)
+}
+
 /// Reads data files for one model.
 pub(crate) struct DataReader {
     tokenizer: Option<Tokenizer>,
@@ -27,7 +32,7 @@ impl DataReader {
     pub(crate) fn new(base: &Base, shape: ModelShape, args: &DataArgs) -> Result<Self> {
         let tokenizer = base.tokenizer()?;
         let chat = base.chat_template(tokenizer.as_ref())?;
-        let chat = chat.map(|template| template.with_now(SystemTime::UNIX_EPOCH + TEMPLATE_DATE));
+        let chat = chat.map(dated);
         let options = DatasetOptions {
             max_length: args.max_length,
             context_length: shape.max_positions,

@@ -10,6 +10,7 @@ mod factors;
 mod method;
 mod output;
 mod setting;
+mod task;
 mod transfers;
 mod waiting;
 mod warnings;

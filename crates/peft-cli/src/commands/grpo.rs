@@ -64,9 +64,11 @@ pub(super) fn run(args: &GrpoArgs, pretrained: &Pretrained) -> Result<Report> {
     let Starting { base, mut model, adapter } = Starting::open(&args.training, pretrained)?;
     let reader = TaskReader::new(&base)?;
     let trained = adapter.attach(&mut model, pretrained)?;
-    let mut trainer = Trainer::new(&mut model, &task, reader.encoder(), grpo_config(args))?;
-    if let Some(rewards) = args.task.rewards()? {
-        trainer = trainer.with_rewards(rewards);
+    let config = grpo_config(args);
+    let rewards = args.task.rewards(&task, config.max_new_tokens.unwrap_or_else(|| task.max_new_tokens()))?;
+    let mut trainer = Trainer::new(&mut model, &task, reader.encoder(), config)?;
+    if let Some(rewards) = rewards {
+        trainer = trainer.with_rewards(rewards)?;
     }
     let options = RunOptions {
         accuracy: args.measuring.options(args),

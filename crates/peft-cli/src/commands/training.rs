@@ -9,6 +9,7 @@ use anyhow::Result;
 use candle_peft::core::checkpoint::{DEFAULT_ADAPTER, Layout};
 use candle_peft::hub::{Part, Snapshot};
 use candle_peft::models::{CausalLm, Checkpointing};
+use candle_peft::train::grpo::{LossType, RolloutWeights, ScaleRewards};
 use candle_peft::train::optim::{AdamWConfig, OptimizerConfig, SgdConfig};
 use candle_peft::train::schedule::ScheduleKind;
 use candle_peft::train::sft::ActivationMemory;
@@ -116,6 +117,36 @@ impl From<ScheduleArg> for ScheduleKind {
             ScheduleArg::Constant => Self::Constant,
             ScheduleArg::Linear => Self::Linear,
             ScheduleArg::Cosine => Self::Cosine,
+        }
+    }
+}
+
+impl From<LossTypeArg> for LossType {
+    fn from(loss_type: LossTypeArg) -> Self {
+        match loss_type {
+            LossTypeArg::Grpo => Self::Grpo,
+            LossTypeArg::DrGrpo => Self::DrGrpo,
+            LossTypeArg::Dapo => Self::Dapo,
+            LossTypeArg::Bnpo => Self::Bnpo,
+        }
+    }
+}
+
+impl From<ScaleRewardsArg> for ScaleRewards {
+    fn from(scale: ScaleRewardsArg) -> Self {
+        match scale {
+            ScaleRewardsArg::Group => Self::Group,
+            ScaleRewardsArg::Batch => Self::Batch,
+            ScaleRewardsArg::None => Self::None,
+        }
+    }
+}
+
+impl From<RolloutArg> for RolloutWeights {
+    fn from(rollouts: RolloutArg) -> Self {
+        match rollouts {
+            RolloutArg::Live => Self::Live,
+            RolloutArg::Merged => Self::Merged,
         }
     }
 }

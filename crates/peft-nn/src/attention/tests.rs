@@ -260,7 +260,10 @@ fn packed_sequences_by_the_kernel_and_composed() {
             case.check(DTYPES[0]);
             let case = case.merged(Some(true));
             case.check(F32);
-            with_each_arch(|| case.check(F32));
+            // Larger ones run on other threads too, which know of no other instructions.
+            if tokens < 20 {
+                with_each_arch(|| case.check(F32));
+            }
         }
     }
 }

@@ -24,6 +24,8 @@ mod policy;
 mod rollout;
 mod rows;
 mod run;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 pub use crate::activation_memory::ActivationMemory;

@@ -88,7 +88,8 @@ impl Rollouts {
             .iter()
             .map(|(prompt, generation, text, _)| {
                 let truncated = generation.finish_reason != FinishReason::Stop;
-                Sample::new(&problems[*prompt], &prompt_texts[*prompt], text, generation.ids.len(), truncated)
+                Sample::new(&problems[*prompt], &prompt_texts[*prompt], text, generation.ids.len())
+                    .with_truncated(truncated)
             })
             .collect();
         let scores = source.rewards.score(&samples)?;

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(super) struct Row {
     /// The place of its prompt in the step.
-    place: usize,
-    prompt: Vec<u32>,
-    ids: Vec<u32>,
+    pub(super) place: usize,
+    pub(super) prompt: Vec<u32>,
+    pub(super) ids: Vec<u32>,
     pub(super) advantage: f64,
     /// When the tokens were drawn.
     pub(super) rollout: Vec<f64>,
@@ -34,7 +34,7 @@ impl Row {
 pub(super) struct Rows {
     pub(super) rows: BTreeMap<usize, Row>,
     /// Tokens of each completion of the step that count, whether or not it goes through the model.
-    tokens: Vec<usize>,
+    pub(super) tokens: Vec<usize>,
 }
 
 impl Rows {

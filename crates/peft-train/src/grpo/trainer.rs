@@ -75,6 +75,7 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
     /// When an option is out of range, nothing is to be trained, or the encoder has no tokenizer.
     pub fn new(model: &'a mut PeftModel<M>, task: &'a Task, encoder: Encoder<'a>, config: GrpoConfig) -> Result<Self> {
         let schedule = config.validated_schedule()?;
+        task.rewards().check()?;
         let max_new_tokens = config.max_new_tokens.unwrap_or_else(|| task.max_new_tokens());
         let generation = config.generation(max_new_tokens, encoder.stop_ids(model.base())?);
         let generator = encoder.generator(generation, task.stop_strings())?;
@@ -91,15 +92,17 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
     }
 
     /// With other rewards than those of the task.
-    #[must_use]
-    pub fn with_rewards(mut self, rewards: Rewards) -> Self {
+    ///
+    /// # Errors
+    /// As [`Rewards::check`].
+    pub fn with_rewards(mut self, rewards: Rewards) -> Result<Self> {
+        rewards.check()?;
         self.rewards = rewards;
-        self.recorded()
+        Ok(self.recorded())
     }
 
     fn recorded(mut self) -> Self {
-        let rewards: Vec<Value> =
-            self.rewards.iter().map(|(reward, weight)| format!("{weight} {reward:?}").into()).collect();
+        let rewards = format!("{:?}", self.rewards);
         self.updates.fingerprint_mut().record("rewards", rewards);
         self
     }
@@ -161,7 +164,7 @@ impl<'a, M: CausalLanguageModel> Trainer<'a, M> {
         self.updates.finish_step();
 
         let (reward_std, zero_advantage) = rollouts.spread(self.config.group_size);
-        let names = self.rewards.names().into_iter().map(str::to_owned);
+        let names = self.rewards.names().map(str::to_owned);
         let parts = names.enumerate().map(|(i, name)| (name, rollouts.mean(|completion| completion.scored.parts[i])));
         let share = |count: usize| count as f64 / totals.tokens.max(1) as f64;
         let of_first = |sum: f64| sum / totals.first_tokens.max(1) as f64;

@@ -13,6 +13,7 @@ mod generation;
 mod loss;
 mod memory;
 mod metrics;
+mod objective;
 mod optim;
 mod order;
 mod resume;
