@@ -1,106 +1,119 @@
 //! Keys and values of past tokens, so that generation computes each token once.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
+use peft_nn::{Extension, KeyValueCache, SequenceId};
 
 /// The keys and values of the tokens a model has seen, made by [`CausalLanguageModel::new_cache`](crate::CausalLanguageModel::new_cache).
 ///
-/// Buffers double as they fill, so adding a token costs the same on average at any length. A pass that fails leaves the cache as
-/// it was.
+/// It is used in one of two ways:
+///
+/// - [`ForwardOptions::with_cache`](crate::ForwardOptions::with_cache) goes on with all rows of a batch at once; the cache makes a sequence
+///   of each row, and [`KvCache::reset`] comes before other batches.
+/// - [`ForwardOptions::with_sequences`](crate::ForwardOptions::with_sequences) goes on with any sequences by any numbers of tokens. They are
+///   added, copied and removed here.
+///
+/// Memory is taken as sequences grow, and used again when they are gone. What a sequence gets does not depend on the others, to the last
+/// bit. A pass that fails leaves the cache as it was.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<LayerCache>,
+    sequences: KeyValueCache,
+    /// Those of a batch.
+    rows: Vec<SequenceId>,
+    /// Columns of the batch, padding included.
     len: usize,
-    max_len: usize,
-    /// By row and column, where any padding was marked.
-    is_token: Option<Vec<Vec<bool>>>,
-}
-
-#[derive(Debug, Default)]
-struct LayerCache {
-    keys: Option<Tensor>,
-    values: Option<Tensor>,
 }
 
 impl KvCache {
-    /// An empty cache for a model of so many layers and at most `max_len` positions.
-    pub(crate) fn new(layers: usize, max_len: usize) -> Self {
-        Self { layers: (0..layers).map(|_| LayerCache::default()).collect(), len: 0, max_len, is_token: None }
+    /// An empty cache for a model of so many layers.
+    pub(crate) fn new(layers: usize) -> Self {
+        Self { sequences: KeyValueCache::new(layers), rows: vec![], len: 0 }
     }
 
-    /// Number of columns seen so far, padding included.
+    /// Number of columns of the batch seen so far, padding included.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing has been seen yet.
+    /// Whether no batch has been seen yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Forgets all tokens; the memory is kept for the next sequences.
+    /// Forgets all tokens and sequences; the memory is kept for the next ones.
     pub fn reset(&mut self) {
+        self.sequences.clear();
+        self.rows.clear();
         self.len = 0;
-        self.is_token = None;
     }
 
-    /// Which columns seen so far are tokens, where any padding was marked.
-    pub(crate) fn is_token(&self) -> Option<&[Vec<bool>]> {
-        self.is_token.as_deref()
+    /// Adds an empty sequence.
+    pub fn add(&mut self) -> SequenceId {
+        self.sequences.add()
     }
 
-    /// Writes the keys and values `(batch, heads, seq, width)` of new tokens after the old ones and returns all of them.
+    /// Adds a sequence with the tokens of another one. What they have in common is kept once, but for the last few tokens.
     ///
-    /// The new tokens count from [`KvCache::commit`] on, when every layer has written.
-    pub(crate) fn append(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
-        let layers = self.layers.len();
-        let Some(layer) = self.layers.get_mut(layer) else {
-            bail!("the key-value cache was made for a model of {layers} layers, this model has more")
-        };
-        Ok((
-            write(&mut layer.keys, self.len, self.max_len, keys)?,
-            write(&mut layer.values, self.len, self.max_len, values)?,
-        ))
+    /// # Errors
+    /// When the other one is not in the cache.
+    pub fn fork(&mut self, sequence: SequenceId) -> Result<SequenceId> {
+        self.sequences.fork(sequence)
     }
 
-    /// Counts `seq` new columns as seen.
-    pub(crate) fn commit(&mut self, seq: usize, is_token: Option<Vec<Vec<bool>>>) {
+    /// Removes a sequence.
+    pub fn remove(&mut self, sequence: SequenceId) {
+        self.sequences.remove(sequence);
+    }
+
+    /// The number of tokens of a sequence.
+    ///
+    /// # Errors
+    /// When it is not in the cache.
+    pub fn len_of(&self, sequence: SequenceId) -> Result<usize> {
+        self.sequences.len_of(sequence)
+    }
+
+    /// The sequences of the rows of a batch.
+    pub(crate) fn rows(&mut self, batch: usize) -> Result<&[SequenceId]> {
+        if self.len == 0 {
+            self.rows.drain(..).for_each(|row| self.sequences.remove(row));
+            self.rows = (0..batch).map(|_| self.sequences.add()).collect();
+        }
+        if self.rows.len() != batch {
+            bail!(
+                "the key-value cache holds {} rows, the input has {batch}; reset it before other batches",
+                self.rows.len()
+            );
+        }
+        Ok(&self.rows)
+    }
+
+    /// What passes run on.
+    pub(crate) fn sequences(&mut self) -> &mut KeyValueCache {
+        &mut self.sequences
+    }
+
+    /// Counts `seq` new columns of the batch as seen.
+    pub(crate) fn add_columns(&mut self, seq: usize) {
         self.len += seq;
-        self.is_token = is_token;
     }
 }
 
-/// Writes `new` behind the first `len` columns of a buffer `(batch, heads, capacity, width)`; returns a view of both.
-fn write(buffer: &mut Option<Tensor>, len: usize, max_len: usize, new: &Tensor) -> Result<Tensor> {
-    let (batch, heads, seq, width) = new.dims4()?;
-    let end = len + seq;
-    let fits = |old: &Tensor| {
-        let dims = old.dims();
-        dims[0] == batch && dims[1] == heads && dims[3] == width && old.dtype() == new.dtype()
-    };
-    let roomy = match buffer.take() {
-        Some(old) if fits(&old) && old.dim(2)? >= end => old,
-        Some(old) if len > 0 && !fits(&old) => {
-            let message = format!(
-                "the key-value cache holds {:?} {}, not {:?} {}",
-                old.dims(),
-                old.dtype().as_str(),
-                new.dims(),
-                new.dtype().as_str()
-            );
-            *buffer = Some(old);
-            bail!("{message}; reset it before other sequences")
+/// The new tokens of a pass that goes on with sequences of a cache.
+pub(crate) struct Continued {
+    pub(crate) extensions: Vec<Extension>,
+    /// The position of each token.
+    pub(crate) positions: Vec<usize>,
+}
+
+impl Continued {
+    /// The extensions in their order, those without tokens left out.
+    pub(crate) fn of(cache: &KvCache, extensions: impl IntoIterator<Item = Extension>) -> Result<Self> {
+        let extensions: Vec<Extension> = extensions.into_iter().filter(|extension| extension.tokens > 0).collect();
+        let mut positions = vec![];
+        for extension in &extensions {
+            let past = cache.len_of(extension.sequence)?;
+            positions.extend(past..past + extension.tokens);
         }
-        old => {
-            let capacity = end.next_power_of_two().min(max_len).max(end);
-            let larger = Tensor::zeros((batch, heads, capacity, width), new.dtype(), new.device())?;
-            if let Some(old) = old.filter(|_| len > 0) {
-                larger.slice_set(&old.narrow(2, 0, len)?.contiguous()?, 2, 0)?;
-            }
-            larger
-        }
-    };
-    roomy.slice_set(&new.detach().contiguous()?, 2, len)?;
-    let view = roomy.narrow(2, 0, end)?;
-    *buffer = Some(roomy);
-    Ok(view)
+        Ok(Self { extensions, positions })
+    }
 }

@@ -55,8 +55,8 @@ pub trait CausalLanguageModel: Adaptable + Debug + Send + Sync {
     /// As [`CausalLanguageModel::hidden`].
     fn forward(&self, input_ids: &Tensor, options: ForwardOptions<'_>) -> candle_core::Result<Tensor> {
         let inference = options.cache.is_some();
-        let logits = self.head().forward(&self.hidden(input_ids, options)?)?;
-        Ok(if inference { logits.detach() } else { logits })
+        let logits = || self.head().forward(&self.hidden(input_ids, options)?);
+        if inference { Ok(peft_nn::without_graph(logits)?.detach()) } else { logits() }
     }
 
     /// The bytes that a training step over `(batch, seq)` tokens keeps of each block for its backward, or `None` when the model
@@ -70,8 +70,7 @@ pub trait CausalLanguageModel: Adaptable + Debug + Send + Sync {
 
     /// An empty cache for this model; see [`ForwardOptions::with_cache`].
     fn new_cache(&self) -> KvCache {
-        let ModelShape { layers, max_positions, .. } = self.shape();
-        KvCache::new(layers, max_positions)
+        KvCache::new(self.shape().layers)
     }
 
     /// The dtype of weights, hidden states and logits.

@@ -2,7 +2,7 @@
 
 use crate::{Checkpointing, KvCache};
 use candle_core::Tensor;
-use peft_nn::Packing;
+use peft_nn::{Extension, Packing};
 
 /// The positions of a sequence that logits are computed for.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,15 @@ pub enum LogitPositions {
     Last,
     /// These columns of the input, integers of shape `(n)` for all rows or `(batch, n)` for each.
     At(Tensor),
+}
+
+/// What a pass goes on with.
+#[derive(Debug)]
+pub(crate) enum CacheUse<'a> {
+    /// The rows of a batch.
+    Batch(&'a mut KvCache),
+    /// These sequences.
+    Sequences(&'a mut KvCache, Vec<Extension>),
 }
 
 /// How a forward pass runs; [`ForwardOptions::default`] gives logits for every position of unpadded rows without a cache.
@@ -33,7 +42,7 @@ pub enum LogitPositions {
 pub struct ForwardOptions<'a> {
     pub(crate) logits: LogitPositions,
     pub(crate) is_token: Option<Tensor>,
-    pub(crate) cache: Option<&'a mut KvCache>,
+    pub(crate) cache: Option<CacheUse<'a>>,
     pub(crate) checkpointing: Checkpointing,
     pub(crate) packing: Option<Packing>,
 }
@@ -69,7 +78,20 @@ impl<'a> ForwardOptions<'a> {
     /// The pass is inference then: its result carries no gradient. Padding marked in earlier passes is remembered.
     #[must_use]
     pub fn with_cache(mut self, cache: &'a mut KvCache) -> Self {
-        self.cache = Some(cache);
+        self.cache = Some(CacheUse::Batch(cache));
+        self
+    }
+
+    /// Continues any sequences of `cache`, each by as many tokens as its extension says. The input is `(1, tokens)`: the new tokens of
+    /// the first extension, then those of the second, and so on, without padding. The logits are those of all these tokens, `(1,
+    /// tokens, vocabulary)`; with [`LogitPositions::Last`] those of the last token of each extension, `(1, extensions,
+    /// vocabulary)`.
+    ///
+    /// What a sequence gets does not depend on the others of the pass, to the last bit. The pass is inference, as with
+    /// [`ForwardOptions::with_cache`].
+    #[must_use]
+    pub fn with_sequences(mut self, cache: &'a mut KvCache, extensions: &[Extension]) -> Self {
+        self.cache = Some(CacheUse::Sequences(cache, extensions.to_vec()));
         self
     }
 

@@ -42,3 +42,4 @@ pub use forward::{ForwardOptions, LogitPositions};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use llama::{Llama, LlamaConfig};
 pub use patch::PatchedWeights;
+pub use peft_nn::{Extension, SequenceId};

@@ -1,11 +1,13 @@
 //! One forward pass over a batch: where its tokens stand, what they see, and which of them are asked for.
 
+use crate::cache::Continued;
+use crate::forward::CacheUse;
 use crate::{Checkpointing, ForwardOptions, KvCache, LogitPositions};
 use candle_core::{DType, Device, Result, Tensor, bail};
-use peft_nn::{AttentionOptions, Heads, Packing, Rotary, attention, multi_head_attention};
+use peft_nn::{AttentionOptions, CachedPass, Heads, Packing, Rotary, cached_attention, multi_head_attention};
 use std::ops::Range;
 
-/// The positions of the input's columns.
+/// The positions of the columns of [`Sequence::ids`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Positions {
     /// The same in every row.
@@ -16,15 +18,28 @@ pub(crate) enum Positions {
 
 /// The state of one forward pass, shared by all layers.
 pub(crate) struct Sequence<'a> {
+    /// What the model computes with.
+    ids: Tensor,
+    /// Of the input.
     batch: usize,
     seq: usize,
     positions: Positions,
     attention: AttentionOptions,
     logits: LogitPositions,
-    cache: Option<&'a mut KvCache>,
-    /// Of all columns, cached ones included, where any padding is marked.
+    /// Which columns of the input are tokens, where any padding is marked.
     is_token: Option<Vec<Vec<bool>>>,
+    cached: Option<Cached<'a>>,
     checkpointing: Checkpointing,
+}
+
+/// What a pass with a cache goes on with. Its ids are the tokens alone, as one row.
+struct Cached<'a> {
+    cache: &'a mut KvCache,
+    pass: CachedPass,
+    /// Whether the cache's sequences are the rows of the input.
+    is_batch: bool,
+    /// The last token of each sequence.
+    last: Vec<usize>,
 }
 
 impl<'a> Sequence<'a> {
@@ -41,57 +56,123 @@ impl<'a> Sequence<'a> {
             if is_token.is_some() || cache.is_some() {
                 bail!("packed sequences have neither padding nor a key-value cache");
             }
-            return Self::packed([batch, seq], packing, logits, checkpointing, max_positions);
+            return Self::packed(input_ids, packing, logits, checkpointing, max_positions);
         }
-        let past = cache.as_ref().map_or(0, |cache| cache.len());
-        if seq > max_positions.saturating_sub(past) {
+        let past = if let Some(CacheUse::Batch(cache)) = &cache { cache.len() } else { 0 };
+        if seq > max_positions.saturating_sub(past) && !matches!(cache, Some(CacheUse::Sequences(..))) {
             let cached = if past > 0 { format!("{past} cached and {seq} new ") } else { format!("{seq} ") };
             bail!("{cached}tokens are more than the {max_positions} positions of the model (max_position_embeddings)");
         }
-        let marked = is_token.map(|mask| read_mask(&mask, batch, seq)).transpose()?;
-        let known = cache.as_ref().and_then(|cache| cache.is_token());
-        if let Some(known) = known.filter(|known| known.len() != batch) {
-            bail!("the key-value cache holds {} rows, the input has {batch}", known.len());
-        }
-        let is_token = match (known, marked) {
-            (None, None) => None,
-            (known, marked) => Some(
-                (0..batch)
-                    .map(|row| {
-                        let mut columns = known.map_or_else(|| vec![true; past], |known| known[row].clone());
-                        columns.extend(marked.as_ref().map_or_else(|| vec![true; seq], |marked| marked[row].clone()));
-                        columns
-                    })
-                    .collect::<Vec<_>>(),
-            ),
+        let is_token = is_token.map(|mask| read_mask(&mask, batch, seq)).transpose()?;
+        let mut sequence = Self {
+            ids: input_ids.clone(),
+            batch,
+            seq,
+            positions: positions(is_token.as_deref(), seq),
+            attention: AttentionOptions::causal(),
+            logits,
+            is_token,
+            cached: None,
+            checkpointing,
         };
-        let mut attention = AttentionOptions::causal();
-        if let Some(rows) = is_token.as_deref().filter(|rows| rows.iter().any(|row| pads_before_token(row))) {
-            attention = attention.with_key_padding(mask_tensor(rows, input_ids.device())?);
+        match cache {
+            Some(cache) => sequence.go_on_with(cache, max_positions)?,
+            None => {
+                let padded = sequence.is_token.as_deref().filter(|rows| rows.iter().any(|row| pads_before_token(row)));
+                if let Some(rows) = padded {
+                    let mask = mask_tensor(rows, input_ids.device())?;
+                    sequence.attention = AttentionOptions::causal().with_key_padding(mask);
+                }
+            }
         }
-        let positions = positions(is_token.as_deref(), past, seq);
-        Ok(Self { batch, seq, positions, attention, logits, cache, is_token, checkpointing })
+        Ok(sequence)
     }
 
     /// A pass over sequences in one row.
     fn packed(
-        [batch, seq]: [usize; 2],
+        input_ids: &Tensor,
         packing: Packing,
         logits: LogitPositions,
         checkpointing: Checkpointing,
         max_positions: usize,
     ) -> Result<Self> {
-        if [batch, seq] != [1, packing.len()] {
-            bail!("{} packed tokens are an input of shape {:?}, got {:?}", packing.len(), [1, packing.len()], [batch, seq]);
+        let (batch, seq) = (1, packing.len());
+        if input_ids.dims() != [batch, seq] {
+            bail!("{seq} packed tokens are an input of shape {:?}, got {:?}", [batch, seq], input_ids.dims());
         }
         let positions: Vec<usize> = packing.positions().collect();
         let longest = positions.iter().max().map_or(0, |last| last + 1);
         if longest > max_positions {
             bail!("{longest} tokens are more than the {max_positions} positions of the model (max_position_embeddings)");
         }
-        let attention = AttentionOptions::causal().with_packing(packing);
-        let positions = Positions::PerRow(positions);
-        Ok(Self { batch, seq, positions, attention, logits, cache: None, is_token: None, checkpointing })
+        Ok(Self {
+            ids: input_ids.clone(),
+            batch,
+            seq,
+            positions: Positions::PerRow(positions),
+            attention: AttentionOptions::causal().with_packing(packing),
+            logits,
+            is_token: None,
+            cached: None,
+            checkpointing,
+        })
+    }
+
+    fn go_on_with(&mut self, cache: CacheUse<'a>, max_positions: usize) -> Result<()> {
+        let (batch, seq) = (self.batch, self.seq);
+        let is_batch = matches!(cache, CacheUse::Batch(_));
+        let (cache, continued) = match cache {
+            CacheUse::Batch(cache) => {
+                let tokens = |row: usize| match &self.is_token {
+                    Some(rows) => rows[row].iter().filter(|is_token| **is_token).count(),
+                    None => seq,
+                };
+                let rows = cache.rows(batch)?.to_vec().into_iter().enumerate();
+                let extensions = rows
+                    .map(|(row, sequence)| peft_nn::Extension { sequence, tokens: tokens(row) })
+                    .collect::<Vec<_>>();
+                let continued = Continued::of(cache, extensions)?;
+                (cache, continued)
+            }
+            CacheUse::Sequences(cache, extensions) => {
+                let tokens: usize = extensions.iter().map(|extension| extension.tokens).sum();
+                if (batch, seq) != (1, tokens) || self.is_token.is_some() {
+                    bail!(
+                        "{tokens} tokens of sequences are (1, {tokens}) and without padding, got {:?}",
+                        self.ids.dims()
+                    );
+                }
+                let continued = Continued::of(cache, extensions)?;
+                (cache, continued)
+            }
+        };
+        if let Some(last) = continued.positions.iter().find(|position| **position >= max_positions) {
+            bail!("position {last} of a sequence is behind the {max_positions} of the model (max_position_embeddings)");
+        }
+        if let Some(rows) = &self.is_token {
+            let is_token = rows.iter().flatten().enumerate().filter(|(_, is_token)| **is_token);
+            let tokens = is_token.map(|(at, _)| at as u32).collect::<Vec<_>>();
+            if tokens.is_empty() {
+                bail!("the input has no tokens, all of it is padding");
+            }
+            self.ids = self.ids.flatten_all()?.index_select(&Tensor::new(tokens, self.ids.device())?, 0)?;
+        }
+        self.ids = self.ids.reshape((1, continued.positions.len()))?;
+        let mut ends = 0;
+        let last = continued.extensions.iter().map(|extension| {
+            ends += extension.tokens;
+            ends - 1
+        });
+        let last = last.collect();
+        let pass = cache.sequences().begin(&continued.extensions)?;
+        self.positions = Positions::PerRow(continued.positions);
+        self.cached = Some(Cached { cache, pass, is_batch, last });
+        Ok(())
+    }
+
+    /// The ids `(batch, seq)` that the model computes with: those of the input, or with a cache its tokens alone, as one row.
+    pub(crate) fn ids(&self) -> &Tensor {
+        &self.ids
     }
 
     pub(crate) fn positions(&self) -> &Positions {
@@ -99,90 +180,105 @@ impl<'a> Sequence<'a> {
     }
 
     /// The positions as ids to look up, `(1, seq)` or `(batch, seq)`.
-    pub(crate) fn position_ids(&self, device: &Device) -> Result<Tensor> {
+    pub(crate) fn position_ids(&self) -> Result<Tensor> {
+        let (batch, seq) = self.ids.dims2()?;
         let (rows, ids): (_, Vec<usize>) = match &self.positions {
             Positions::Shared(range) => (1, range.clone().collect()),
-            Positions::PerRow(positions) => (self.batch, positions.clone()),
+            Positions::PerRow(positions) => (batch, positions.clone()),
         };
         let ids = ids.into_iter().map(|id| id as i64).collect();
-        Tensor::from_vec(ids, (rows, self.seq), device)
+        Tensor::from_vec(ids, (rows, seq), self.ids.device())
     }
 
     /// The numbers of blocks that are computed again together, from the first on; see [`Checkpointing`].
     pub(crate) fn segments(&self, blocks: usize) -> Vec<usize> {
-        if self.cache.is_some() { vec![] } else { self.checkpointing.segments(blocks) }
+        if self.cached.is_some() { vec![] } else { self.checkpointing.segments(blocks) }
     }
 
     /// The same pass for blocks that run apart from it, without a cache.
     pub(crate) fn without_cache(&self) -> Sequence<'static> {
         Sequence {
+            ids: self.ids.clone(),
             batch: self.batch,
             seq: self.seq,
             positions: self.positions.clone(),
             attention: self.attention.clone(),
             logits: LogitPositions::All,
-            cache: None,
             is_token: None,
+            cached: None,
             checkpointing: Checkpointing::None,
         }
     }
 
-    /// Attention of one layer over the past and the new tokens; all are `(batch, heads, seq, head_dim)`.
+    /// Attention of one layer over the new tokens and those in the cache, from projections `(batch, seq, heads * head_dim)` to one.
+    /// `rotary` has a row for each new token.
     pub(crate) fn attend(
         &mut self,
         layer: usize,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        scale: Option<f64>,
-    ) -> Result<Tensor> {
-        self.attention.scale = scale;
-        match &mut self.cache {
-            Some(cache) => {
-                let (k, v) = cache.append(layer, k, v)?;
-                attention(q, &k, &v, &self.attention)
-            }
-            None => attention(q, k, v, &self.attention),
-        }
-    }
-
-    /// As [`Sequence::attend`] over the new tokens alone, straight from projections `(batch, seq, heads * head_dim)` to one, if there is
-    /// no past and none is to be kept.
-    pub(crate) fn attend_new(
-        &mut self,
         [q, k, v]: [&Tensor; 3],
         heads: Heads,
         rotary: Option<Rotary<'_>>,
         scale: Option<f64>,
-    ) -> Option<Result<Tensor>> {
-        self.attention.scale = scale;
-        self.cache.is_none().then(|| multi_head_attention(q, k, v, heads, rotary, &self.attention))
+    ) -> Result<Tensor> {
+        match &mut self.cached {
+            Some(Cached { cache, pass, .. }) => {
+                cached_attention(q, k, v, heads, rotary, scale, cache.sequences(), pass, layer)
+            }
+            None => {
+                self.attention.scale = scale;
+                multi_head_attention(q, k, v, heads, rotary, &self.attention)
+            }
+        }
     }
 
     /// The hidden states `(batch, n, hidden)` of the positions that were asked for, from those of all. Ends the pass: what was added
     /// to the cache counts from here on.
-    pub(crate) fn finish(self, hidden: Tensor) -> Result<Tensor> {
-        let hidden = match &self.logits {
-            LogitPositions::All => hidden,
-            LogitPositions::Last => match self.last_tokens() {
-                Some(columns) => self.select(&hidden, &columns)?,
-                None => hidden.narrow(1, self.seq - 1, 1)?,
-            },
-            LogitPositions::At(columns) => self.select(&hidden, &self.columns(columns)?)?,
+    pub(crate) fn finish(mut self, hidden: Tensor) -> Result<Tensor> {
+        let Some(Cached { cache, pass, is_batch, last }) = self.cached.take() else { return self.asked_for(hidden) };
+        let hidden = hidden.detach();
+        let hidden = match (&self.logits, is_batch) {
+            (LogitPositions::Last, false) => self.select(&hidden, &[last])?,
+            (_, false) => self.asked_for(hidden)?,
+            (_, true) => self.asked_for(self.in_places(&hidden)?)?,
         };
-        match self.cache {
-            Some(cache) => {
-                cache.commit(self.seq, self.is_token);
-                Ok(hidden.detach())
-            }
-            None => Ok(hidden),
+        cache.sequences().end(pass);
+        if is_batch {
+            cache.add_columns(self.seq);
         }
+        Ok(hidden)
+    }
+
+    fn asked_for(&self, hidden: Tensor) -> Result<Tensor> {
+        match &self.logits {
+            LogitPositions::All => Ok(hidden),
+            LogitPositions::Last => match self.last_tokens() {
+                Some(columns) => self.select(&hidden, &columns),
+                None => hidden.narrow(1, self.seq - 1, 1),
+            },
+            LogitPositions::At(columns) => self.select(&hidden, &self.columns(columns)?),
+        }
+    }
+
+    /// The states of the tokens alone as `(batch, seq, hidden)`, zeros where the input is padding.
+    fn in_places(&self, hidden: &Tensor) -> Result<Tensor> {
+        let width = hidden.dim(2)?;
+        let Some(rows) = &self.is_token else { return hidden.reshape((self.batch, self.seq, width)) };
+        let tokens = hidden.dim(1)?;
+        let mut next = 0;
+        let places = rows.iter().flatten().map(|is_token| {
+            next += u32::from(*is_token);
+            if *is_token { next - 1 } else { tokens as u32 }
+        });
+        let places = Tensor::new(places.collect::<Vec<_>>(), hidden.device())?;
+        let zeros = Tensor::zeros((1, width), hidden.dtype(), hidden.device())?;
+        let states = Tensor::cat(&[&hidden.squeeze(0)?, &zeros], 0)?;
+        states.index_select(&places, 0)?.reshape((self.batch, self.seq, width))
     }
 
     /// The last column of each row that is a token, unless that is the last one everywhere.
     fn last_tokens(&self) -> Option<Vec<Vec<usize>>> {
-        let new = self.is_token.as_ref()?.iter().map(|row| &row[row.len() - self.seq..]);
-        let last: Vec<usize> = new.map(|row| row.iter().rposition(|t| *t).unwrap_or(self.seq - 1)).collect();
+        let last = |row: &Vec<bool>| row.iter().rposition(|is_token| *is_token).unwrap_or(self.seq - 1);
+        let last: Vec<usize> = self.is_token.as_ref()?.iter().map(last).collect();
         let differs = last.iter().any(|column| *column != self.seq - 1);
         differs.then(|| last.into_iter().map(|column| vec![column]).collect())
     }
@@ -238,14 +334,14 @@ fn pads_before_token(row: &[bool]) -> bool {
 }
 
 /// The position of a token is the number of tokens before it; that of padding does not matter.
-fn positions(is_token: Option<&[Vec<bool>]>, past: usize, seq: usize) -> Positions {
-    let shared = Positions::Shared(past..past + seq);
+fn positions(is_token: Option<&[Vec<bool>]>, seq: usize) -> Positions {
+    let shared = Positions::Shared(0..seq);
     let Some(rows) = is_token else { return shared };
     let mut positions = Vec::with_capacity(rows.len() * seq);
     let mut all_shared = true;
     for row in rows {
-        let mut tokens = row[..past].iter().filter(|is_token| **is_token).count();
-        for (column, is_token) in row.iter().enumerate().skip(past) {
+        let mut tokens = 0;
+        for (column, is_token) in row.iter().enumerate() {
             positions.push(tokens);
             if *is_token {
                 all_shared &= tokens == column;

@@ -50,13 +50,17 @@ mod linear;
 mod mul_frozen;
 mod rms_norm;
 mod rope;
+mod sampling;
 mod softmax;
 mod swiglu;
 #[cfg(test)]
 mod testing;
 
 pub use add::add;
-pub use attention::{AttentionOptions, Heads, Packing, Rotary, attention, multi_head_attention};
+pub use attention::{
+    AttentionOptions, CachedPass, Extension, Heads, KeyValueCache, Packing, Rotary, SequenceId, attention, cached_attention,
+    multi_head_attention,
+};
 pub use checkpoint::{checkpoint, remembered};
 pub use combination::combination;
 pub use cross_entropy::{
@@ -67,11 +71,12 @@ pub use div_frozen::div_frozen;
 pub use embedding::embedding;
 pub use gelu::gelu;
 pub use gelu_new::gelu_new;
-pub use graph::{backward, backward_with};
+pub use graph::{backward, backward_with, without_graph};
 pub use layer_norm::layer_norm;
 pub use linear::{LowRank, WeightLayout, linear, linear_low_rank};
 pub use mul_frozen::mul_frozen;
 pub use rms_norm::rms_norm;
 pub use rope::{RopeLayout, rope, rope_with_layout};
+pub use sampling::{Draw, Sampled, Sampling, sample};
 pub use softmax::softmax_last_dim;
 pub use swiglu::swiglu;

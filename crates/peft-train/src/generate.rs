@@ -1,10 +1,10 @@
 //! Text from a model: one prompt as it is written, or samples of many prompts at a time.
 
+mod batch;
 mod config;
 mod engine;
 mod generation;
 mod random;
-mod sampler;
 mod stop;
 
 pub use config::GenerationConfig;

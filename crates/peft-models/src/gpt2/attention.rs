@@ -36,16 +36,11 @@ impl Attention {
     }
 
     pub(super) fn forward(&self, x: &Tensor, sequence: &mut Sequence<'_>) -> Result<Tensor> {
-        let (batch, seq, width) = x.dims3()?;
+        let width = x.dim(2)?;
         let qkv = self.c_attn.forward(x)?;
         let part = |i: usize| qkv.narrow(2, i * width, width);
         let [q, k, v] = [part(0)?, part(1)?, part(2)?];
         let heads = Heads { query: self.heads, key_value: self.heads };
-        if let Some(y) = sequence.attend_new([&q, &k, &v], heads, None, Some(self.scale)) {
-            return self.c_proj.forward(&y?);
-        }
-        let split = |part: Tensor| part.reshape((batch, seq, self.heads, ()))?.transpose(1, 2);
-        let y = sequence.attend(self.index, &split(q)?, &split(k)?, &split(v)?, Some(self.scale))?;
-        self.c_proj.forward(&y.transpose(1, 2)?.reshape((batch, seq, width))?)
+        self.c_proj.forward(&sequence.attend(self.index, [&q, &k, &v], heads, None, Some(self.scale))?)
     }
 }

@@ -10,7 +10,7 @@ pub use config::Gpt2Config;
 use crate::blocks::Blocks;
 use crate::fields::Fields;
 use crate::files::{Architecture, ModelFiles};
-use crate::layers::{body, embedding, layer_norm, output_head};
+use crate::layers::{body, embedding, layer_norm, output_head, residual};
 use crate::sequence::Sequence;
 use crate::{Activations, CausalLanguageModel, ForwardOptions, ModelShape};
 use block::Block;
@@ -100,9 +100,10 @@ impl CausalLanguageModel for Gpt2 {
 
     fn hidden(&self, input_ids: &Tensor, options: ForwardOptions<'_>) -> candle_core::Result<Tensor> {
         let mut sequence = Sequence::new(input_ids, options, self.config.n_positions)?;
-        let tokens = self.transformer.wte.forward(input_ids)?;
-        let positions = self.transformer.wpe.forward(&sequence.position_ids(input_ids.device())?)?;
-        let hidden = tokens.broadcast_add(&positions)?;
+        let tokens = self.transformer.wte.forward(sequence.ids())?;
+        let positions = self.transformer.wpe.forward(&sequence.position_ids()?)?;
+        let shared = tokens.dims() != positions.dims();
+        let hidden = if shared { tokens.broadcast_add(&positions)? } else { residual(&tokens, &positions)? };
         let hidden = self.transformer.h.forward(hidden, &(), &mut sequence)?;
         self.transformer.ln_f.forward(&sequence.finish(hidden)?)
     }

@@ -19,7 +19,6 @@ pub(super) struct Attention {
     /// The block this is part of: its place in the key-value cache.
     index: usize,
     heads: Heads,
-    head_dim: usize,
 }
 
 adaptable!(Attention { q_proj, k_proj, v_proj, o_proj });
@@ -38,19 +37,12 @@ impl Attention {
             o_proj: linear(queries, config.hidden_size, "o_proj")?,
             index,
             heads: Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads() },
-            head_dim,
         })
     }
 
     pub(super) fn forward(&self, x: &Tensor, rotation: &Rotation, sequence: &mut Sequence<'_>) -> Result<Tensor> {
-        let (batch, seq, _) = x.dims3()?;
         let (q, k, v) = (self.q_proj.forward(x)?, self.k_proj.forward(x)?, self.v_proj.forward(x)?);
-        if let Some(y) = sequence.attend_new([&q, &k, &v], self.heads, Some(rotation.as_tables()), None) {
-            return self.o_proj.forward(&y?);
-        }
-        let heads = |projected: Tensor| projected.reshape((batch, seq, (), self.head_dim))?.transpose(1, 2);
-        let (q, k) = (rotation.apply(&heads(q)?)?, rotation.apply(&heads(k)?)?);
-        let y = sequence.attend(self.index, &q, &k, &heads(v)?, None)?;
-        self.o_proj.forward(&y.transpose(1, 2)?.reshape((batch, seq, ()))?)
+        let y = sequence.attend(self.index, [&q, &k, &v], self.heads, Some(rotation.as_tables()), None)?;
+        self.o_proj.forward(&y)
     }
 }

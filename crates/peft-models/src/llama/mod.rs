@@ -125,8 +125,8 @@ impl CausalLanguageModel for Llama {
 
     fn hidden(&self, input_ids: &Tensor, options: ForwardOptions<'_>) -> candle_core::Result<Tensor> {
         let mut sequence = Sequence::new(input_ids, options, self.config.max_position_embeddings)?;
-        let hidden = self.model.embed_tokens.forward(input_ids)?;
-        let rotation = self.rope.tables(sequence.positions(), input_ids)?;
+        let hidden = self.model.embed_tokens.forward(sequence.ids())?;
+        let rotation = self.rope.tables(sequence.positions(), sequence.ids())?;
         let hidden = self.model.layers.forward(hidden, &rotation, &mut sequence)?;
         self.model.norm.forward(&sequence.finish(hidden)?)
     }

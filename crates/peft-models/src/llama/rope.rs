@@ -54,11 +54,6 @@ impl Rotation {
     pub(super) fn as_tables(&self) -> Rotary<'_> {
         Rotary { cos: &self.cos, sin: &self.sin }
     }
-
-    /// Rotates queries or keys `(batch, heads, seq, head_dim)`.
-    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        peft_nn::rope(x, &self.cos, &self.sin)
-    }
 }
 
 fn scale(frequency: f32, scaling: &RopeScaling) -> f32 {

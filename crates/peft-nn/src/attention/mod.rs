@@ -1,5 +1,6 @@
 //! Scaled dot-product attention with grouped queries, some queries and some keys at a time.
 
+mod cached;
 mod composed;
 mod cpu;
 mod geometry;
@@ -13,6 +14,7 @@ mod visible;
 
 use candle_core::{Result, Tensor};
 
+pub use cached::{CachedPass, Extension, KeyValueCache, SequenceId, cached_attention};
 pub use multi_head::{Heads, Rotary, multi_head_attention};
 pub use options::AttentionOptions;
 pub use packing::Packing;

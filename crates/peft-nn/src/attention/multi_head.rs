@@ -45,30 +45,30 @@ pub fn multi_head_attention(
 ) -> Result<Tensor> {
     let geometry = Geometry::merged(NAME, [q, k, v], heads.query, heads.key_value)?;
     let mut op = Attention::new(NAME, [q, k, v], geometry, options)?;
-    op.rotary = rotary.map(|rotary| tables(rotary, q, &geometry)).transpose()?;
+    op.rotary = rotary.map(|rotary| tables(NAME, rotary, q, &geometry)).transpose()?;
     op.apply([q, k, v])
 }
 
 /// cos and sin, contiguous and in the dtype of the arithmetic.
-fn tables(rotary: Rotary<'_>, q: &Tensor, geometry: &Geometry) -> Result<(Tensor, Tensor)> {
+pub(super) fn tables(name: &str, rotary: Rotary<'_>, q: &Tensor, geometry: &Geometry) -> Result<(Tensor, Tensor)> {
     let Geometry { batch, queries, keys, head_dim, .. } = *geometry;
     if !head_dim.is_multiple_of(2) {
-        bail!("{NAME}: head_dim is even where it is rotated, got {head_dim}");
+        bail!("{name}: head_dim is even where it is rotated, got {head_dim}");
     }
     if queries > keys {
-        bail!("{NAME}: {queries} queries have no place in rotary tables for {keys} keys");
+        bail!("{name}: {queries} queries have no place in rotary tables for {keys} keys");
     }
     let (shared, per_row) = ([keys, head_dim / 2], [batch, keys, head_dim / 2]);
-    let table = |name: &str, table: &Tensor| {
-        ensure_float(NAME, name, table)?;
+    let table = |what: &str, table: &Tensor| {
+        ensure_float(name, what, table)?;
         if table.dims() != shared && table.dims() != per_row {
-            bail!("{NAME}: {name} has shape {:?}, expected {shared:?} or {per_row:?}", table.dims());
+            bail!("{name}: {what} has shape {:?}, expected {shared:?} or {per_row:?}", table.dims());
         }
         table.detach().to_dtype(acc_dtype(q.dtype()))?.contiguous()
     };
     let (cos, sin) = (table("cos", rotary.cos)?, table("sin", rotary.sin)?);
     if cos.rank() != sin.rank() {
-        bail!("{NAME}: cos has shape {:?} but sin {:?}", cos.dims(), sin.dims());
+        bail!("{name}: cos has shape {:?} but sin {:?}", cos.dims(), sin.dims());
     }
     Ok((cos, sin))
 }

@@ -25,5 +25,6 @@ mod value;
 
 pub use backward::{backward, backward_with};
 pub(crate) use join::{Backward, Gradients, join, join_all};
+pub use paused::without_graph;
 pub(crate) use paused::{only_noted, paused, resumed};
 pub(crate) use value::{Value, broadcast_add, matmul};

@@ -1,10 +1,12 @@
 //! Forward passes whose graph nobody will ask for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use candle_core::Tensor;
 
 thread_local! {
+    /// While this thread records nothing, and nobody wants to know what was read.
+    static OFF: Cell<bool> = const { Cell::new(false) };
     /// While this thread records nothing: the variables that were read meanwhile.
     static READ: RefCell<Option<Vec<Tensor>>> = const { RefCell::new(None) };
 }
@@ -19,6 +21,21 @@ pub(crate) fn paused<R>(f: impl FnOnce() -> R) -> (R, Vec<Tensor>) {
     (result, read)
 }
 
+/// Runs `f` on this thread without recording our operators: their results are not tracked, and nothing is saved for a backward pass.
+///
+/// For inference with a model that is in training. What candle's own operations compute from variables is tracked as ever, and so is
+/// a tensor that was tracked before.
+pub fn without_graph<R>(f: impl FnOnce() -> R) -> R {
+    struct Off(bool);
+    impl Drop for Off {
+        fn drop(&mut self) {
+            OFF.set(self.0);
+        }
+    }
+    let _restore = Off(OFF.replace(true));
+    f()
+}
+
 /// Runs `f` recording, also inside of [`paused`].
 pub(crate) fn resumed<R>(f: impl FnOnce() -> R) -> R {
     let _restore = Restore(READ.take());
@@ -27,6 +44,9 @@ pub(crate) fn resumed<R>(f: impl FnOnce() -> R) -> R {
 
 /// Whether this thread records nothing. If so, notes the variables that `input` is or was computed from.
 pub(crate) fn only_noted(input: &Tensor) -> bool {
+    if OFF.get() {
+        return true;
+    }
     READ.with_borrow_mut(|read| {
         let Some(read) = read else { return false };
         if input.is_variable() {

@@ -1,21 +1,32 @@
-//! Generation of many texts.
+//! Generation of many texts, side by side.
 
-use super::random::Draws;
-use super::sampler::choose;
+use super::batch::{Batch, NewTokens};
 use super::stop::StopStrings;
-use super::{FinishReason, Generation, GenerationConfig, Request};
+use super::{Generation, GenerationConfig, Request};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
-use candle_core::{DType, Device, Tensor};
-use peft_models::{CausalLanguageModel, ForwardOptions, ModelShape};
+use candle_core::Tensor;
+use peft_models::{CausalLanguageModel, ForwardOptions, KvCache, ModelShape};
+use peft_nn::Sampling;
+
+/// Tokens of prompts that one pass takes, unless a single prompt is longer: what a pass needs in memory grows with them.
+const PROMPT_TOKENS: usize = 1024;
 
 /// Generates texts with a model, many at a time.
 ///
-/// It holds no model: each call takes one. Tokens and their log-probabilities follow from model, config and request alone.
+/// It holds no model: each call takes one, live adapters or merged ones. A prompt is computed once for all of its samples; a sample that
+/// ends makes room for the next one. Tokens, log-probabilities and entropies follow from model, config, prompt, stream and the sample's
+/// number alone, to the last bit: neither the other requests nor `max_rows` nor the number of threads changes them.
+///
+/// The pass is inference and builds no graph. Dropout is what the model's mode says: call [`PeftModel::eval`](peft_core::PeftModel::eval)
+/// before.
 #[derive(Debug)]
 pub struct Generator {
     config: GenerationConfig,
+    sampling: Sampling,
     stop_strings: Option<StopStrings>,
+    /// Its memory is used again.
+    cache: Option<(ModelShape, KvCache)>,
 }
 
 /// Sees each token of a text as it is chosen, with the indices of its request and sample.
@@ -28,7 +39,11 @@ impl Generator {
     /// When an option is out of range.
     pub fn new(config: GenerationConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self { config, stop_strings: None })
+        let mut sampling = Sampling::default();
+        sampling.repetition_penalty = config.repetition_penalty;
+        sampling.temperature = config.temperature;
+        (sampling.top_k, sampling.top_p, sampling.min_p) = (config.top_k, config.top_p, config.min_p);
+        Ok(Self { config, sampling, stop_strings: None, cache: None })
     }
 
     /// Ends texts that contain one of these strings, wherever the borders of tokens are. The string stays in the text.
@@ -72,56 +87,39 @@ impl Generator {
         for request in requests {
             check_prompt(request.prompt, shape)?;
         }
-        let mut results = vec![];
-        for (index, request) in requests.iter().enumerate() {
-            let samples = (0..request.samples)
-                .map(|sample| self.one(model, request, sample, &mut |id| on_token(index, sample, id)));
-            results.push(samples.collect::<Result<_>>()?);
-        }
-        Ok(results)
+        // Of a model of other sizes the memory would not do.
+        let (_, cache) = match &mut self.cache {
+            Some((held, cache)) if *held == shape => (held, cache),
+            other => {
+                let (held, cache) = other.insert((shape, model.new_cache()));
+                (held, cache)
+            }
+        };
+        cache.reset();
+        let Self { config, sampling, stop_strings, .. } = self;
+        let batch = Batch::new(config, sampling, stop_strings.as_ref(), shape.max_positions, requests, cache);
+        run(batch, model, on_token)
     }
+}
 
-    fn one<M: CausalLanguageModel>(
-        &self,
-        model: &M,
-        request: &Request<'_>,
-        sample: usize,
-        on_token: &mut dyn FnMut(u32) -> Result<()>,
-    ) -> Result<Generation> {
-        let (config, shape, device) = (&self.config, model.shape(), model.device());
-        let mut cache = model.new_cache();
-        let mut draws = Draws::new(config.seed, request.stream, sample);
-        let mut watch = self.stop_strings.as_ref().map(StopStrings::watch);
-        let mut seen = request.prompt.to_vec();
-        let mut generation = Generation::with_capacity(config.max_new_tokens.min(shape.max_positions));
-        while generation.ids.len() < config.max_new_tokens {
-            let new = &seen[cache.len()..];
-            if cache.len() + new.len() > shape.max_positions {
-                generation.finish_reason = FinishReason::Context;
-                break;
-            }
-            let input = Tensor::new(new, &device)?.unsqueeze(0)?;
-            let logits = model.forward(&input, ForwardOptions::last().with_cache(&mut cache))?;
-            let logits = logits.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            let sampled = choose(config, &logits, &seen, draws.uniform(generation.ids.len()))?;
-            generation.ids.push(sampled.id);
-            generation.log_probs.push(sampled.log_prob);
-            generation.entropies.push(sampled.entropy);
-            if config.stop_ids.contains(&sampled.id) {
-                (generation.finish_reason, generation.ends_with_stop_id) = (FinishReason::Stop, true);
-                break;
-            }
-            seen.push(sampled.id);
-            on_token(sampled.id)?;
-            if let Some(watch) = &mut watch
-                && watch.ends_with(sampled.id)?
-            {
-                generation.finish_reason = FinishReason::Stop;
-                break;
-            }
-        }
-        Ok(generation)
+fn run<M: CausalLanguageModel>(
+    mut batch: Batch<'_>,
+    model: &M,
+    on_token: &mut OnToken<'_>,
+) -> Result<Vec<Vec<Generation>>> {
+    let device = model.device();
+    while let Some(NewTokens { ids, extensions }) = batch.new_tokens(PROMPT_TOKENS) {
+        let tokens = ids.len();
+        let input = Tensor::from_vec(ids, (1, tokens), &device)?;
+        let cache = &mut *batch.cache;
+        // On a thread of the pool, for which the loops of the operators need not wait.
+        let pass =
+            |_: &rayon::Scope<'_>| model.forward(&input, ForwardOptions::last().with_sequences(cache, &extensions));
+        let logits = rayon::scope(pass)?.squeeze(0)?;
+        batch.take(&logits, on_token)?;
+        batch.begin_samples(on_token)?;
     }
+    Ok(batch.into_results())
 }
 
 fn check_prompt(prompt: &[u32], shape: ModelShape) -> Result<()> {

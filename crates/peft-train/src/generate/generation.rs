@@ -1,5 +1,6 @@
 //! What is asked for, and what comes of it.
 
+use peft_nn::Sampled;
 use serde::Serialize;
 
 /// A prompt and how many continuations of it are wanted.
@@ -53,6 +54,12 @@ impl Generation {
             finish_reason: FinishReason::Length,
             ends_with_stop_id: false,
         }
+    }
+
+    pub(super) fn push(&mut self, sampled: Sampled) {
+        self.ids.push(sampled.id);
+        self.log_probs.push(sampled.log_prob);
+        self.entropies.push(sampled.entropy);
     }
 
     /// The ids without the stop token at their end, if there is one.

@@ -13,7 +13,7 @@ use crate::cpu::simd::dispatch;
 
 /// A matrix that is read element by element.
 #[derive(Clone, Copy)]
-pub(super) struct Lhs<'a, A> {
+pub(in crate::attention) struct Lhs<'a, A> {
     pub(super) elements: &'a [A],
     /// From one row to the next.
     pub(super) row: usize,
@@ -23,7 +23,7 @@ pub(super) struct Lhs<'a, A> {
 
 /// Some rows of a matrix laid out as panels: see [`pack`](super::pack).
 #[derive(Clone, Copy)]
-pub(super) struct Panels<'a, A> {
+pub(in crate::attention) struct Panels<'a, A> {
     pub(super) elements: &'a [A],
     /// Rows that are laid out.
     pub(super) rows: usize,
@@ -34,7 +34,7 @@ pub(super) struct Panels<'a, A> {
 }
 
 /// Rows that a product is written to.
-pub(super) struct Out<'a, A> {
+pub(in crate::attention) struct Out<'a, A> {
     pub(super) elements: &'a mut [A],
     pub(super) stride: usize,
     /// Adds to what is there.
@@ -44,7 +44,7 @@ pub(super) struct Out<'a, A> {
 /// The type that scores, probabilities and sums are computed in.
 ///
 /// All rows have a multiple of the unit in elements.
-pub(super) trait Arithmetic: Element<Acc = Self> + Float {
+pub(in crate::attention) trait Arithmetic: Element<Acc = Self> + Float {
     type Memory: DerefMut<Target = [Self]> + Send + Sync;
 
     /// Memory for `len` numbers of no particular value.
@@ -75,7 +75,7 @@ pub(super) trait Arithmetic: Element<Acc = Self> + Float {
 /// One number would be enough, the logarithm of the sum of all exponentials; but where it is large its rounding shows in
 /// all of them.
 #[derive(Clone, Copy)]
-pub(super) struct Normaliser<A> {
+pub(in crate::attention) struct Normaliser<A> {
     pub(super) factor: A,
     /// The largest score times the factor.
     pub(super) shift: A,
@@ -85,7 +85,7 @@ pub(super) struct Normaliser<A> {
 
 /// The sizes that depend on the processor's registers.
 #[derive(Clone, Copy)]
-pub(super) struct Tiles {
+pub(in crate::attention) struct Tiles {
     /// Rows that are multiplied with a panel together.
     pub(super) rows: usize,
     /// Columns of a panel.
@@ -95,7 +95,7 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    pub(super) fn of<A: Arithmetic>() -> Self {
+    pub(in crate::attention) fn of<A: Arithmetic>() -> Self {
         struct Find<A>(PhantomData<A>);
         impl<A: Arithmetic> WithSimd for Find<A> {
             type Output = Tiles;
@@ -110,7 +110,7 @@ impl Tiles {
 
     /// Columns, with those that are added to make them whole units.
     #[inline(always)]
-    pub(super) fn padded(self, columns: usize) -> usize {
+    pub(in crate::attention) fn padded(self, columns: usize) -> usize {
         columns.next_multiple_of(self.unit)
     }
 }

@@ -26,13 +26,13 @@ pub(super) struct Inputs<'a, T: Element> {
 #[derive(Clone, Copy)]
 pub(super) struct Scale<A> {
     /// Of the queries.
-    query: A,
+    pub(super) query: A,
     /// Of the scores, positive: the largest score is the largest one still, and what is hidden stays hidden.
     pub(super) score: A,
 }
 
 impl<A: Arithmetic> Scale<A> {
-    fn of(scale: A) -> Self {
+    pub(super) fn of(scale: A) -> Self {
         if scale > A::zero() { Self { query: A::one(), score: scale } } else { Self { query: scale, score: A::one() } }
     }
 

@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod backward;
+mod cached;
 mod few;
 mod forward;
 mod inputs;
@@ -16,7 +17,9 @@ mod tasks;
 
 use candle_core::{Result, Tensor};
 
-use self::arithmetic::Arithmetic;
+pub(super) use self::arithmetic::{Arithmetic, Tiles};
+pub(super) use self::cached::forward as cached;
+
 use self::backward::{Gradients, Upstream};
 use self::inputs::with_inputs;
 use self::source::Operand;
