@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use criterion::Criterion;
-use peft_nn::{IGNORE_INDEX, OutputHead, WeightLayout, cross_entropy, linear_cross_entropy};
+use peft_nn::{IGNORE_INDEX, LowRank, OutputHead, WeightLayout, cross_entropy, linear_cross_entropy};
 
 use crate::{WIDTH, compare, random};
 
@@ -51,7 +51,8 @@ pub(crate) fn all(criterion: &mut Criterion) {
         &[random((POSITIONS, WIDTH), DType::F32), a, b],
         &[
             ("kernel", &|x| {
-                let head = OutputHead::new(&weight, WeightLayout::OutIn).with_low_rank(&x[1], &x[2], 2.0);
+                let change = LowRank::new(x[1].clone(), x[2].clone()).with_scale(2.0);
+                let head = OutputHead::new(&weight, WeightLayout::OutIn).with_low_rank(Some(&change));
                 head.cross_entropy(&x[0], &labels, IGNORE_INDEX)?.mean()
             }),
             ("candle", &|x| {

@@ -12,8 +12,6 @@ pub(crate) trait Element: WithDType {
     type Acc: Real;
     /// Every value rounded, in the same memory where it can be.
     fn narrow_all(values: Vec<Self::Acc>) -> Vec<Self>;
-    /// Every value in the type of the arithmetic, in the same memory where it can be.
-    fn widen_all(values: Vec<Self>) -> Vec<Self::Acc>;
 
     /// Where up to [`CHUNK`] elements are widened: nothing where no element has to be.
     type Buffer;
@@ -74,10 +72,6 @@ macro_rules! widest {
                 values
             }
 
-            fn widen_all(values: Vec<Self>) -> Vec<Self> {
-                values
-            }
-
             #[inline(always)]
             fn rounded<S: Simd>(x: Lanes<S, Self>) -> Lanes<S, Self> {
                 x
@@ -131,10 +125,6 @@ macro_rules! sixteen_bit {
 
             fn narrow_all(values: Vec<f32>) -> Vec<Self> {
                 values.into_iter().map(Self::narrow).collect()
-            }
-
-            fn widen_all(values: Vec<Self>) -> Vec<f32> {
-                values.into_iter().map(Self::widen).collect()
             }
 
             #[inline(always)]

@@ -68,6 +68,20 @@ impl Distribution {
         self.sum.ln() + self.spread / self.sum
     }
 
+    pub(super) fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// What sums over exponentials as they were added up here are multiplied with after more logits were read.
+    pub(super) fn correction_to(&self, later: &Self) -> f64 {
+        if self.sum > 0.0 { (self.max - later.max).exp() } else { 1.0 }
+    }
+
+    /// What the exponentials are multiplied with to be probabilities.
+    pub(super) fn normaliser(&self) -> f64 {
+        self.sum.recip()
+    }
+
     /// The exponentials as they are added up.
     pub(super) fn exp(&self) -> ExpOf {
         ExpOf { factor: self.scale, shift: self.shift(), multiplier: 1.0 }
@@ -75,7 +89,7 @@ impl Distribution {
 
     /// The probabilities.
     pub(super) fn probabilities(&self) -> ExpOf {
-        self.exp().times(self.sum.recip())
+        self.exp().times(self.normaliser())
     }
 }
 

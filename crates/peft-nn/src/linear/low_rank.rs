@@ -53,7 +53,7 @@ impl LowRank {
             .filter_map(|(name, tensor)| Some((name, tensor?)))
     }
 
-    pub(super) fn check(&self, op: &str, input: DType, out_features: usize, in_features: usize) -> Result<()> {
+    pub(crate) fn check(&self, op: &str, input: DType, out_features: usize, in_features: usize) -> Result<()> {
         let r = match self.a.dims() {
             &[r, _] => r,
             dims => bail!("{op}: `a` of a low-rank change is (r, in_features), got {dims:?}"),

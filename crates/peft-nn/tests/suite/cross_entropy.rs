@@ -1,5 +1,5 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
-use peft_nn::{IGNORE_INDEX, cross_entropy};
+use peft_nn::{CrossEntropyOptions, IGNORE_INDEX, cross_entropy, cross_entropy_with};
 use proptest::prelude::*;
 
 use crate::support::{assert_close, cases, check_gradients, check_sixteen_bit, elements, error, random};
@@ -27,6 +27,15 @@ proptest! {
         if run(&logits).unwrap().count() > 0 {
             check_gradients(&[logits], |v| run(&v[0])?.mean());
         }
+    }
+
+    #[test]
+    fn gradients_at_a_temperature(rows in 1usize..4, vocabulary in 2usize..7, scale in 0.2f64..4.0, seed: u64) {
+        let logits = (random((rows, vocabulary), seed) * 3.0).unwrap();
+        let targets: Vec<i64> = (0..rows).map(|i| ((seed >> 8) as usize + 31 * i) as i64 % vocabulary as i64).collect();
+        let labels = labels(&targets, rows);
+        let options = CrossEntropyOptions::default().with_logit_scale(scale);
+        check_gradients(&[logits], |v| Ok(cross_entropy_with(&v[0], &labels, options)?.per_token().clone()));
     }
 
     #[test]
@@ -78,6 +87,57 @@ fn huge_logits_do_not_overflow() {
     let logits = Tensor::new(&[[1e4f32, 0.0], [0.0, 1e4]], &Device::Cpu).unwrap();
     let loss = cross_entropy(&logits, &labels(&[0, 0], 2), IGNORE_INDEX).unwrap();
     assert_eq!(elements(loss.per_token()), [0.0, 1e4]);
+}
+
+/// `-sum p log p`, in f64.
+fn entropy(logits: &[f64]) -> f64 {
+    let total = logits.iter().map(|x| x.exp()).sum::<f64>();
+    -logits.iter().map(|x| x.exp() / total).filter(|p| *p > 0.0).map(|p| p * p.ln()).sum::<f64>()
+}
+
+#[test]
+fn entropies_of_flat_sharp_and_impossible_logits() {
+    const MINUS: f64 = f64::NEG_INFINITY;
+    let rows =
+        [[0.5, 0.5, 0.5, 0.5], [30.0, 0.0, -1.0, 2.0], [MINUS, 1.0, MINUS, 2.0], [MINUS, MINUS, 9.0, MINUS], [1.0; 4]];
+    let targets = labels(&[0, 0, 3, 2, IGNORE_INDEX], 5);
+    let options = CrossEntropyOptions::default().with_logit_scale(0.5).with_entropies();
+    let loss = cross_entropy_with(&Tensor::new(&rows, &Device::Cpu).unwrap(), &targets, options).unwrap();
+    let found = elements(loss.entropies().unwrap());
+    for (row, found) in rows.iter().zip(&found).take(4) {
+        let expected = entropy(&row.map(|x| 0.5 * x));
+        assert!((found - expected).abs() <= 1e-12 * expected.max(1e-3), "{found} is not {expected}");
+    }
+    assert_eq!(found[3..], [0.0, 0.0]);
+    assert!(
+        cross_entropy(&Tensor::new(&rows, &Device::Cpu).unwrap(), &targets, IGNORE_INDEX)
+            .unwrap()
+            .entropies()
+            .is_none()
+    );
+}
+
+/// The largest logit comes last, first, and in the middle of what is read at a time.
+#[test]
+fn the_entropy_of_a_large_vocabulary_is_exact() {
+    const VOCABULARY: usize = 50_000;
+    for slope in [1e-3, -1e-3, 0.0] {
+        let row: Vec<f32> = (0..VOCABULARY).map(|i| slope * i as f32 + 3.0 * (i as f32).sin()).collect();
+        let exact = entropy(&row.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+        let logits = Tensor::from_vec(row, (1, VOCABULARY), &Device::Cpu).unwrap();
+        let options = CrossEntropyOptions::default().with_entropies();
+        let found = cross_entropy_with(&logits, &labels(&[7], 1), options).unwrap();
+        let found = elements(found.entropies().unwrap())[0];
+        assert!((found - exact).abs() < 2e-6 * exact, "{found} is not {exact}");
+    }
+}
+
+#[test]
+fn a_scale_of_logits_is_finite_and_above_zero() {
+    for scale in [0.0, -1.0, f64::INFINITY, f64::NAN] {
+        let options = CrossEntropyOptions::default().with_logit_scale(scale);
+        assert!(error(cross_entropy_with(&random((1, 3), 1), &labels(&[0], 1), options)).contains("logit scale"));
+    }
 }
 
 #[test]

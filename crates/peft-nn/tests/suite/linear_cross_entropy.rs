@@ -1,5 +1,5 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
-use peft_nn::{IGNORE_INDEX, OutputHead, WeightLayout, cross_entropy, linear, linear_cross_entropy};
+use peft_nn::{IGNORE_INDEX, LowRank, OutputHead, WeightLayout, cross_entropy, linear, linear_cross_entropy};
 use proptest::prelude::*;
 
 use crate::support::{assert_close, cases, check_gradients, elements, error, random};
@@ -36,10 +36,8 @@ proptest! {
     #[test]
     fn gradients_of_the_head(
         positions in 1usize..6, vocabulary in 2usize..9, size in 1usize..5, rank in 1usize..3,
-        (transposed, summed) in any::<(bool, bool)>(), tracked in 1usize..32, seed: u64,
+        (transposed, summed) in any::<(bool, bool)>(), tracked in 1usize..64, scale in 0.3f64..3.0, seed: u64,
     ) {
-        // candle joins three inputs.
-        prop_assume!(tracked.count_ones() <= 3);
         let (layout, shape) =
             if transposed { (WeightLayout::InOut, [size, vocabulary]) } else { (WeightLayout::OutIn, [vocabulary, size]) };
         let all = [
@@ -48,22 +46,24 @@ proptest! {
             random(vocabulary, seed ^ 2),
             random((rank, size), seed ^ 3),
             random((vocabulary, rank), seed ^ 4),
+            random((rank, rank), seed ^ 5),
         ];
         let labels = labels(positions, vocabulary, seed);
         let is_tracked = |i: usize| tracked >> i & 1 == 1;
-        let inputs: Vec<Tensor> = (0..5).filter(|&i| is_tracked(i)).map(|i| all[i].clone()).collect();
+        let inputs: Vec<Tensor> = (0..6).filter(|&i| is_tracked(i)).map(|i| all[i].clone()).collect();
         check_gradients(&inputs, |tracked| {
             let mut tracked = tracked.iter();
-            let [hidden, weight, bias, a, b] =
-                [0, 1, 2, 3, 4].map(|i| if is_tracked(i) { tracked.next().unwrap() } else { &all[i] });
-            let head = OutputHead::new(weight, layout).with_bias(Some(bias)).with_low_rank(a, b, 1.7);
-            let losses = head.cross_entropy(hidden, &labels, IGNORE_INDEX)?;
+            let [hidden, weight, bias, a, b, mixing] =
+                [0, 1, 2, 3, 4, 5].map(|i| if is_tracked(i) { tracked.next().unwrap().clone() } else { all[i].clone() });
+            let change = LowRank::new(a, b).with_mixing(mixing).with_scale(1.7);
+            let head = OutputHead::new(&weight, layout).with_bias(Some(&bias)).with_low_rank(Some(&change));
+            let losses = head.with_logit_scale(scale).cross_entropy(&hidden, &labels, IGNORE_INDEX)?;
             if summed { losses.sum() } else { Ok(losses.per_token().clone()) }
         });
     }
 }
 
-/// So many entries that the positions are cut into pieces, the last one smaller.
+/// So many entries that they are read in pieces, the last one smaller; so many positions that the hidden states of a block are gathered.
 #[test]
 fn pieces_come_together_in_every_dtype() -> Result<()> {
     let (positions, vocabulary, size) = (70, 200_000, 3);
@@ -102,9 +102,14 @@ fn what_does_not_fit_is_named() {
     let fails = |head: OutputHead<'_>| error(head.cross_entropy(&hidden, &labels(&[0, 1]), IGNORE_INDEX));
     assert!(fails(head.with_bias(Some(&random(3, 1)))).contains("bias has shape [3], expected [5]"));
     let (a, b) = (random((2, 3), 1), random((5, 2), 1));
-    assert!(fails(head.with_low_rank(&b, &b, 1.0)).contains("matrix a has shape [5, 2], expected [2, 3]"));
-    assert!(fails(head.with_low_rank(&a, &a, 1.0)).contains("matrix a has shape [2, 3], expected [3, 3]"));
-    assert!(fails(head.with_low_rank(&a.to_dtype(DType::F32).unwrap(), &b, 1.0)).contains("matrix a is f32"));
+    let fails = |a: &Tensor, b: &Tensor| fails(head.with_low_rank(Some(&LowRank::new(a.clone(), b.clone()))));
+    assert!(fails(&b, &b).contains("`a` of a low-rank change has shape [5, 2], expected [5, 3]"));
+    assert!(fails(&a, &a).contains("`b` of a low-rank change has shape [2, 3], expected [5, 2]"));
+    assert!(fails(&a.to_dtype(DType::F32).unwrap(), &b).contains("a f32, b f64"));
+    for scale in [0.0, -1.0, f64::INFINITY, f64::NAN] {
+        let losses = head.with_logit_scale(scale).cross_entropy(&hidden, &labels(&[0, 1]), IGNORE_INDEX);
+        assert!(error(losses).contains("logit scale"));
+    }
 }
 
 #[test]

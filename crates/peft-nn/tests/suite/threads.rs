@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use peft_nn::{
-    IGNORE_INDEX, WeightLayout, add, cross_entropy, embedding, gelu, gelu_new, layer_norm, linear_cross_entropy,
+    IGNORE_INDEX, LowRank, OutputHead, WeightLayout, add, cross_entropy, embedding, gelu, gelu_new, layer_norm,
     mul_frozen, rms_norm, rope, softmax_last_dim, swiglu,
 };
 use rayon::ThreadPoolBuilder;
@@ -58,9 +58,18 @@ fn one_thread_or_three() {
     let labels: Vec<i64> = (0..rows as i64).map(|i| if i % 5 == 0 { IGNORE_INDEX } else { i }).collect();
     let labels = Tensor::from_vec(labels, rows, &Device::Cpu).unwrap();
     check(&both[..1], |v| cross_entropy(&v[0], &labels, IGNORE_INDEX)?.mean());
-    let weight = random((1000, width), 7);
-    check(&both[..1], |v| {
-        let weight = weight.to_dtype(v[0].dtype())?;
-        linear_cross_entropy(&v[0], &weight, WeightLayout::OutIn, None, &labels, IGNORE_INDEX)?.mean()
-    });
+    // Read in two pieces, and whole where b is tracked.
+    let weight = random((5000, width), 7);
+    let (a, b, mixing) = (random((2, width), 8), random((5000, 2), 9), random((2, 2), 10));
+    let head = |v: &Tensor, [a, b, mixing]: [&Tensor; 3], entropies: bool| {
+        let (weight, own) = (weight.to_dtype(v.dtype())?, |t: &Tensor| t.to_dtype(v.dtype()));
+        let change = LowRank::new(own(a)?, own(b)?).with_mixing(own(mixing)?);
+        let head = OutputHead::new(&weight, WeightLayout::OutIn).with_low_rank(Some(&change)).with_entropies();
+        let losses = head.cross_entropy(v, &labels, IGNORE_INDEX)?;
+        let entropies = losses.entropies().filter(|_| entropies).cloned();
+        Ok(entropies.unwrap_or_else(|| losses.per_token().clone()))
+    };
+    check(&[x.clone(), a.clone(), mixing.clone()], |v| head(&v[0], [&v[1], &b, &v[2]], false));
+    check(&[x.clone(), a.clone(), b.clone()], |v| head(&v[0], [&v[1], &v[2], &mixing], false));
+    check(&[], |_| head(&x, [&a, &b, &mixing], true));
 }

@@ -1,8 +1,10 @@
 //! The loss from hidden states and an output head, some positions at a time.
 
 mod composed;
+mod inputs;
 mod parts;
 mod pass;
+mod product;
 mod rows;
 
 use std::sync::{Mutex, PoisonError};
@@ -11,12 +13,15 @@ use candle_core::{Result, Tensor, bail};
 
 use super::targets::Targets;
 use super::{CrossEntropy, CrossEntropyOptions, NAME};
-use crate::WeightLayout;
 use crate::checks::{ensure_dtype, ensure_float, ensure_shape, last_dim};
-use crate::cpu::{Element, dispatch_float, read};
-use crate::graph::{Backward, join};
+use crate::cpu::{dispatch_float, read, value};
+use crate::graph::{Backward, Value, join};
+use crate::{LowRank, WeightLayout};
+use inputs::{Inputs, Wanted};
 use parts::Parts;
-use pass::Head;
+use pass::pass;
+use product::Multiply;
+use rows::Position;
 
 /// [`cross_entropy`](crate::cross_entropy) of the logits `hidden W^T + bias`, which never exist as a whole: see
 /// [`OutputHead::cross_entropy`].
@@ -34,13 +39,13 @@ pub fn linear_cross_entropy(
     OutputHead::new(weight, layout).with_bias(bias).cross_entropy(hidden, labels, ignore_index)
 }
 
-/// The map from hidden states to logits, `h W^T + bias + scale * (h A^T) B^T`.
+/// The map from hidden states to logits, `h (W + change)^T + bias`.
 #[derive(Debug, Clone, Copy)]
 pub struct OutputHead<'a> {
     weight: &'a Tensor,
     layout: WeightLayout,
     bias: Option<&'a Tensor>,
-    low_rank: Option<(&'a Tensor, &'a Tensor, f64)>,
+    low_rank: Option<&'a LowRank>,
     options: CrossEntropyOptions,
 }
 
@@ -57,10 +62,11 @@ impl<'a> OutputHead<'a> {
         self
     }
 
-    /// With a low-rank change of the weight, `scale * B A`: `a` is `(r, hidden_size)` and `b` is `(vocabulary, r)`.
+    /// With a low-rank change of the weight, if there is one: its `a` is `(r, hidden_size)` and its `b` is `(vocabulary, r)`. It has the
+    /// dtype of the hidden states, or is f32 beside 16-bit ones.
     #[must_use]
-    pub fn with_low_rank(mut self, a: &'a Tensor, b: &'a Tensor, scale: f64) -> Self {
-        self.low_rank = Some((a, b, scale));
+    pub fn with_low_rank(mut self, change: Option<&'a LowRank>) -> Self {
+        self.low_rank = change;
         self
     }
 
@@ -80,11 +86,16 @@ impl<'a> OutputHead<'a> {
 
     /// [`cross_entropy`](crate::cross_entropy) of the logits of `hidden`, `(.., hidden_size)`, for `labels` of the leading shape.
     ///
-    /// On the CPU logits exist for a few positions at a time, and for those whose label is ignored not at all. The gradients of the sum of
-    /// the losses are computed along with them, so that logits are computed once; the backward pass scales them. Only if it finds that the
-    /// losses count differently, and that more is tracked than the hidden states, it computes the logits again. The gradient reaches
-    /// whichever of hidden states, weight, bias and the matrices of the low-rank change are tracked; a loss that is not tracked computes
-    /// none. Sums over positions are taken in f32 for 16-bit types.
+    /// On the CPU logits exist for some positions and entries of the vocabulary at a time, in 4 MiB however large the vocabulary is, and
+    /// for positions whose label is ignored not at all. The gradients of the sum of the losses are computed along with them, so that
+    /// logits are computed once; the backward pass multiplies those of each position with what its loss counts for.
+    ///
+    /// The gradients of weight, bias and the `b` of the change, which are as long as the vocabulary themselves, need all logits of a
+    /// position at once: with any of them tracked, whole rows of logits take 28 MiB or 32 rows. If the losses then turn out to count
+    /// differently, logits are computed again.
+    ///
+    /// The gradient reaches whichever of hidden states, weight, bias and the matrices of the change are tracked; a loss that is not
+    /// tracked computes none. Sums over positions are taken in f32 for 16-bit types.
     pub fn cross_entropy(&self, hidden: &Tensor, labels: &Tensor, ignore_index: i64) -> Result<CrossEntropy> {
         let vocabulary = self.check(hidden)?;
         let options = self.options.with_ignore_index(ignore_index);
@@ -96,16 +107,22 @@ impl<'a> OutputHead<'a> {
         }
         let targets = Targets::new(labels, vocabulary, ignore_index)?;
         let count = targets.count();
-        let (a, b) = self.low_rank.map(|(a, b, _)| (a, b)).unzip();
-        let inputs = [Some(hidden), Some(self.weight), self.bias, a, b];
-        let tracked = inputs.map(|input| input.is_some_and(Tensor::track_op));
-        let head = Head::new(self, hidden, &targets)?;
-        let (found, gradients) = dispatch_float!(NAME, hidden, T => head.run::<T>(tracked)?);
-        let entropies =
-            found.entropies.map(|entropies| Ok::<_, candle_core::Error>(entropies.reshape(leading)?.into_tensor()));
-        let saved = LinearCrossEntropy { head, gradients: Mutex::new(Some(gradients)) };
-        let losses = join(inputs, found.losses.reshape(leading)?, saved)?;
-        Ok(CrossEntropy { losses, entropies: entropies.transpose()?, count })
+        let (a, b) = self.low_rank.map(|change| (&change.a, &change.b)).unzip();
+        let mixing = self.low_rank.and_then(|change| change.mixing.as_ref());
+        let operands = [Some(hidden), Some(self.weight), self.bias, a, b, mixing];
+        let tracked = operands.map(|operand| operand.is_some_and(Tensor::track_op));
+        let inputs = Inputs::new(self, hidden, &targets)?;
+        let (found, gradients) = dispatch_float!(NAME, hidden, T => {
+            let (found, gradients) = pass::<T>(&inputs, None, tracked.into())?;
+            (Found::new::<T>(&inputs, &found), gradients)
+        });
+        let saved = LinearCrossEntropy { inputs, gradients: Mutex::new(Some(gradients)) };
+        let losses = join(operands, found.losses.reshape(leading)?, saved)?;
+        let entropies = match found.entropies {
+            Some(entropies) => Some(entropies.reshape(leading)?.into_tensor()),
+            None => None,
+        };
+        Ok(CrossEntropy { losses, entropies, count })
     }
 
     /// The size of the vocabulary, if everything fits together.
@@ -122,45 +139,59 @@ impl<'a> OutputHead<'a> {
             ensure_dtype(NAME, "bias", bias, dtype)?;
             ensure_shape(NAME, "bias", bias, &[vocabulary])?;
         }
-        if let Some((a, b, _)) = self.low_rank {
-            let r = last_dim(NAME, "low-rank matrix b", b)?;
-            ensure_dtype(NAME, "low-rank matrix a", a, dtype)?;
-            ensure_dtype(NAME, "low-rank matrix b", b, dtype)?;
-            ensure_shape(NAME, "low-rank matrix a", a, &[r, hidden_size])?;
-            ensure_shape(NAME, "low-rank matrix b", b, &[vocabulary, r])?;
+        if let Some(change) = self.low_rank {
+            change.check(NAME, dtype, vocabulary, hidden_size)?;
         }
         Ok(vocabulary)
     }
 }
 
+/// What the forward pass finds, at all positions.
+struct Found {
+    losses: Value,
+    entropies: Option<Value>,
+}
+
+impl Found {
+    fn new<T: Multiply>(inputs: &Inputs, found: &[Position]) -> Self {
+        let positions = inputs.hidden.dims()[0];
+        let all = |of: fn(&Position) -> f64| {
+            let mut all = vec![T::acc(0.0); positions];
+            for (counted, found) in inputs.counted.iter().zip(found) {
+                all[counted.position] = T::acc(of(found));
+            }
+            value(all, positions)
+        };
+        Self { losses: all(Position::loss), entropies: inputs.options.entropies.then(|| all(Position::entropy)) }
+    }
+}
+
 struct LinearCrossEntropy {
-    head: Head,
+    inputs: Inputs,
     /// Of the sum of the losses. The backward pass takes them and scales them where they are; a second one computes them again.
     gradients: Mutex<Option<Parts>>,
 }
 
-impl Backward<5> for LinearCrossEntropy {
+impl Backward<6> for LinearCrossEntropy {
     const NAME: &'static str = NAME;
     const READS_OUTPUT: bool = false;
 
-    fn backward(&self, _output: &Tensor, grad: &Tensor, wanted: [bool; 5]) -> Result<[Option<Tensor>; 5]> {
-        dispatch_float!(NAME, self.head.hidden(), T => self.scaled::<T>(grad, wanted))
+    fn backward(&self, _output: &Tensor, grad: &Tensor, wanted: [bool; 6]) -> Result<[Option<Tensor>; 6]> {
+        dispatch_float!(NAME, self.inputs.hidden, T => self.scaled::<T>(grad, wanted.into()))
     }
 }
 
 impl LinearCrossEntropy {
     /// The gradients of the losses in the proportion that `grad` says.
-    fn scaled<T: Element>(&self, grad: &Tensor, wanted: [bool; 5]) -> Result<[Option<Tensor>; 5]> {
+    fn scaled<T: Multiply>(&self, grad: &Tensor, wanted: Wanted) -> Result<[Option<Tensor>; 6]> {
         let grad = read(grad)?;
-        let factors = self.head.of_counted(grad.as_slice::<T::Acc>()?);
+        let factors = self.inputs.of_counted(grad.as_slice::<T::Acc>()?);
         let uniform = factors.windows(2).all(|pair| pair[0] == pair[1]);
         let ready = self.gradients.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A position has a gradient of its own in the hidden states, and shares those of the parameters.
-        let ready = ready.filter(|_| uniform || wanted[1..] == [false; 4]);
-        let (parts, factors) = match ready {
+        let (parts, factors) = match ready.filter(|parts| uniform || !parts.of_entries()) {
             Some(parts) => (parts, factors),
-            None => (self.head.gradients::<T>(&factors, wanted)?, vec![T::acc(1.0); factors.len()]),
+            None => (pass::<T>(&self.inputs, Some(&factors), wanted)?.1, vec![T::acc(1.0); factors.len()]),
         };
-        parts.finish::<T>(&self.head, &factors)
+        parts.finish::<T>(&self.inputs, &factors, wanted)
     }
 }

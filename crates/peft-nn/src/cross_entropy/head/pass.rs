@@ -1,220 +1,230 @@
-//! The positions that count, some at a time: their logits, losses and gradients.
+//! The positions that count, a block at a time: their logits, losses and gradients.
 
-use candle_core::{Result, Shape, Tensor};
-use num_traits::Zero;
+use std::borrow::Cow;
+use std::ops::Range;
 
-use super::OutputHead;
-use super::parts::{Parts, Sum, add_scaled};
-use super::rows::{AtPosition, Change, Rows};
-use crate::WeightLayout;
-use crate::cpu::{Element, elements, read, value};
-use crate::cross_entropy::CrossEntropyOptions;
-use crate::cross_entropy::targets::Targets;
-use crate::graph::{Value, matmul};
+use candle_core::Result;
 
-/// Logits that exist at a time: enough rows for a matrix product to run at its speed, few enough to be no matter of memory. In f32 they
-/// take 28 MiB; from 32 on an allocator asks the system for fresh pages every time. Fewer where unit tests shall see many pieces.
-pub(super) const LOGITS: usize = if cfg!(test) { 1 << 16 } else { 7 << 20 };
-const FEWEST_ROWS: usize = 32;
+use super::inputs::{Counted, Inputs, Matrices, Wanted};
+use super::parts::{Parts, Sums};
+use super::product::{Multiply, Side};
+use super::rows::{Become, Blend, Position, read};
+use crate::cpu::{Element, for_each_row};
 
-/// An output head and what is to be predicted from which hidden states, outside any graph.
-pub(super) struct Head {
-    /// `(positions, hidden_size)`
-    hidden: Tensor,
-    /// The shape it came in.
-    shape: Shape,
-    /// A view as `(vocabulary, hidden_size)`.
-    weight: Tensor,
-    layout: WeightLayout,
-    bias: Option<Tensor>,
-    low_rank: Option<LowRank>,
-    counted: Vec<Counted>,
-    options: CrossEntropyOptions,
+/// Logits that exist at a time where a block of positions goes through the vocabulary piece by piece: 4 MiB of f32, little enough for a
+/// cache that all cores share. Fewer where unit tests shall see many blocks and pieces.
+pub(super) const LOGITS: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
+/// Positions of a block: enough to read the weight rarely.
+const POSITIONS: usize = if cfg!(test) { 24 } else { 512 };
+/// Entries of the vocabulary in a piece are a multiple of this, so that the losses have the same bits however large the pieces are.
+const ENTRIES: usize = if cfg!(test) { 64 } else { 1024 };
+/// Logits that exist at a time where a gradient has a part for each entry of the vocabulary, in f32 28 MiB; from 32 on an allocator asks
+/// the system for fresh pages every time. Where the gradient of the weight is kept anyway, half as many as it has elements are allowed:
+/// each block adds to all of it.
+const WHOLE_LOGITS: usize = if cfg!(test) { 1 << 14 } else { 7 << 20 };
+/// The fewest positions of a block whose logits exist as a whole.
+const FEWEST: usize = if cfg!(test) { 4 } else { 32 };
+
+/// How many positions a block has, and how many entries of the vocabulary a piece.
+struct Sizes {
+    positions: usize,
+    entries: usize,
 }
 
-/// What the forward pass finds at each position.
-pub(super) struct Found {
-    pub(super) losses: Value,
-    pub(super) entropies: Option<Value>,
+impl Sizes {
+    fn new<T: Element>(matrices: &Matrices<'_, T>, counted: usize, wanted: Wanted) -> Self {
+        let &Matrices { vocabulary, hidden_size, .. } = matrices;
+        if wanted.of_entries() || !matrices.weight.has_contiguous_rows() {
+            let logits = if wanted.weight { WHOLE_LOGITS.max(vocabulary * hidden_size / 2) } else { WHOLE_LOGITS };
+            return Self { positions: FEWEST.max(logits / vocabulary.max(1)), entries: vocabulary.max(1) };
+        }
+        // Of a wide model fewer, so that their hidden states take no more than their logits.
+        let positions = counted.clamp(1, POSITIONS).min(FEWEST.max(LOGITS / hidden_size.max(1)));
+        let entries = (LOGITS / positions / ENTRIES).max(1) * ENTRIES;
+        Self { positions, entries: entries.min(vocabulary.max(1)) }
+    }
 }
 
-struct LowRank {
-    a: Tensor,
-    b: Tensor,
-    scale: f64,
+/// What is found at each position that counts, and the gradients of the sum of the losses, each times its factor if there are any.
+pub(super) fn pass<T: Multiply>(
+    inputs: &Inputs,
+    factors: Option<&[T::Acc]>,
+    wanted: Wanted,
+) -> Result<(Vec<Position>, Parts)> {
+    #[cfg(test)]
+    tests::PASSES.with(|passes| passes.set(passes.get() + 1));
+    inputs.with_matrices(|matrices| {
+        let sizes = Sizes::new(matrices, inputs.counted.len(), wanted);
+        let mut sums = Sums::<T>::new(matrices, inputs.counted.len(), wanted);
+        let mut found = Vec::with_capacity(inputs.counted.len());
+        let mut logits = vec![];
+        for counted in inputs.counted.chunks(sizes.positions) {
+            let factors = factors.map(|factors| &factors[found.len()..][..counted.len()]);
+            let mut positions: Vec<_> = counted.iter().map(|counted| Position::new(*counted, inputs.options)).collect();
+            let block = Block::new(inputs, matrices, counted)?;
+            if wanted.of_entries() {
+                logits.resize(counted.len() * matrices.vocabulary, T::zero());
+                block.logits(&mut logits, 0..matrices.vocabulary)?;
+                read(&mut positions, &mut logits, 0, Become::Gradients(factors));
+                sums.add_entries(inputs.layout, &block, &logits)?;
+                let through_head = block.through_head(&logits, 0..matrices.vocabulary, wanted)?;
+                sums.add_positions(&block, through_head)?;
+            } else {
+                let through_head = block.by_pieces(&mut positions, &mut logits, sizes.entries, wanted)?;
+                let through_head = through_head.normalised(matrices, &positions, factors);
+                sums.add_positions(&block, through_head)?;
+            }
+            found.extend(positions);
+        }
+        Ok((found, sums.finish()))
+    })
 }
 
-/// A position whose label is not ignored.
-#[derive(Clone, Copy)]
-pub(super) struct Counted {
-    pub(super) position: usize,
-    pub(super) target: u32,
+/// Some of the positions that count.
+pub(super) struct Block<'a, T: Multiply> {
+    matrices: &'a Matrices<'a, T>,
+    rows: usize,
+    /// `(rows, hidden_size)`
+    pub(super) hidden: Cow<'a, [T]>,
+    packed: T::Packed,
+    pub(super) change: Option<BlockChange<T>>,
 }
 
-impl Head {
-    pub(super) fn new(head: &OutputHead<'_>, hidden: &Tensor, targets: &Targets) -> Result<Self> {
-        let own = |tensor: &Tensor| tensor.detach().contiguous();
-        let weight = head.weight.detach();
-        // Either order of a contiguous matrix is multiplied as it lies.
-        let weight = if weight.t()?.is_contiguous() { weight } else { weight.contiguous()? };
-        let low_rank = match head.low_rank {
-            Some((a, b, scale)) => Some(LowRank { a: own(a)?, b: own(b)?, scale }),
+/// What a low-rank change makes of hidden states.
+pub(super) struct BlockChange<T: Multiply> {
+    /// `h A^T`, `(rows, r)`.
+    pub(super) low: Vec<T::Acc>,
+    /// `scale * h A^T M^T`, `(rows, r)`.
+    pub(super) mixed: Vec<T::Acc>,
+    packed: T::Packed,
+}
+
+/// What gradients of logits become on the way back through the head.
+pub(super) struct ThroughHead<A> {
+    /// `g W`, `(rows, hidden_size)`.
+    pub(super) weight: Option<Vec<A>>,
+    /// `g B`, `(rows, r)`.
+    pub(super) b: Option<Vec<A>>,
+}
+
+impl<'a, T: Multiply> Block<'a, T> {
+    fn new(inputs: &Inputs, matrices: &'a Matrices<'a, T>, counted: &[Counted]) -> Result<Self> {
+        let rows = counted.len();
+        let hidden = inputs.gather(matrices.hidden, counted);
+        let left = Side::of(&hidden, rows, matrices.hidden_size);
+        let change = match &matrices.change {
             None => None,
+            Some(change) => {
+                let low = T::new_product(&left, &change.a.t())?;
+                let mut mixed = match &change.mixing {
+                    Some(mixing) => T::new_product(&Side::of(&low, rows, change.rank), &mixing.t())?,
+                    None => low.clone(),
+                };
+                mixed.iter_mut().for_each(|x| *x *= T::acc(change.scale));
+                let packed = T::pack(&Side::of(&mixed, rows, change.rank))?;
+                Some(BlockChange { low, mixed, packed })
+            }
         };
-        let counted = |(position, target): (usize, &Option<u32>)| Some(Counted { position, target: (*target)? });
-        let positions = targets.as_slice().len();
-        Ok(Self {
-            hidden: own(hidden)?.reshape((positions, weight.elem_count() / head.layout.features(&weight)?.0.max(1)))?,
-            shape: hidden.shape().clone(),
-            weight: head.layout.out_in(&weight)?,
-            layout: head.layout,
-            bias: head.bias.map(own).transpose()?,
-            low_rank,
-            counted: targets.as_slice().iter().enumerate().filter_map(counted).collect(),
-            options: head.options,
+        Ok(Self { matrices, rows, packed: T::pack(&left)?, hidden, change })
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The logits of some entries, `(rows, entries)`.
+    fn logits(&self, out: &mut [T], entries: Range<usize>) -> Result<()> {
+        let mut terms = vec![(&self.packed, self.matrices.weight.rows(entries.clone())?)];
+        if let (Some(own), Some(change)) = (&self.change, &self.matrices.change) {
+            terms.push((&own.packed, change.b.rows(entries.clone())?));
+        }
+        T::by_rows(out, &terms, self.matrices.bias.map(|bias| &bias[entries]))
+    }
+
+    fn through_head(&self, gradients: &[T], entries: Range<usize>, wanted: Wanted) -> Result<ThroughHead<T::Acc>> {
+        let gradients = Side::of(gradients, self.rows, entries.len());
+        let through = |right: &Side<'_>| T::new_product(&gradients, &right.rows(entries.clone())?);
+        let change = self.matrices.change.as_ref().filter(|_| wanted.hidden || wanted.a || wanted.mixing);
+        Ok(ThroughHead {
+            weight: wanted.hidden.then(|| through(&self.matrices.weight)).transpose()?,
+            b: change.map(|change| through(&change.b)).transpose()?,
         })
     }
 
-    pub(super) fn hidden(&self) -> &Tensor {
-        &self.hidden
-    }
-
-    pub(super) fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    pub(super) fn counted(&self) -> &[Counted] {
-        &self.counted
-    }
-
-    /// Those of the values of all positions that belong to positions that count.
-    pub(super) fn of_counted<A: Copy>(&self, values: &[A]) -> Vec<A> {
-        self.counted.iter().map(|counted| values[counted.position]).collect()
-    }
-
-    /// The shapes of weight, bias, a and b.
-    pub(super) fn parameter_shapes(&self) -> Result<[Shape; 4]> {
-        let (vocabulary, hidden_size) = self.weight.dims2()?;
-        let r = self.low_rank.as_ref().map_or(Ok(0), |low_rank| low_rank.a.dim(0))?;
-        let weight = match self.layout {
-            WeightLayout::OutIn => (vocabulary, hidden_size),
-            WeightLayout::InOut => (hidden_size, vocabulary),
-        };
-        Ok([weight.into(), vocabulary.into(), (r, hidden_size).into(), (vocabulary, r).into()])
-    }
-
-    /// What there is at all positions, and those gradients of the sum of the losses that are wanted: of hidden states, weight, bias, a and b.
-    pub(super) fn run<T: Element>(&self, wanted: [bool; 5]) -> Result<(Found, Parts)> {
-        let (counted, parts) = self.pass::<T>(None, wanted)?;
-        let positions = self.hidden.dim(0)?;
-        let all = |of: fn(&AtPosition<T>) -> T::Acc| {
-            let mut all = vec![T::Acc::zero(); positions];
-            for (counted, found) in self.counted.iter().zip(&counted) {
-                all[counted.position] = of(found);
-            }
-            value(all, positions)
-        };
-        let entropies = self.options.entropies.then(|| all(|found| found.entropy));
-        Ok((Found { losses: all(|found| found.loss), entropies }, parts))
-    }
-
-    /// The gradients of the sum of the losses times `factors`, one for each position that counts.
-    pub(super) fn gradients<T: Element>(&self, factors: &[T::Acc], wanted: [bool; 5]) -> Result<Parts> {
-        Ok(self.pass::<T>(Some(factors), wanted)?.1)
-    }
-
-    fn pass<T: Element>(&self, factors: Option<&[T::Acc]>, wanted: [bool; 5]) -> Result<(Vec<AtPosition<T>>, Parts)> {
-        let (vocabulary, hidden_size) = self.weight.dims2()?;
-        let [wants_hidden, rest @ ..] = wanted;
-        let shapes = self.parameter_shapes()?;
-        let mut sums = [0, 1, 2, 3].map(|i| rest[i].then(|| Sum::<T>::of(shapes[i].elem_count())));
-        let mut hidden_gradients = Vec::with_capacity(if wants_hidden { self.counted.len() * hidden_size } else { 0 });
-        let mut found = Vec::with_capacity(self.counted.len());
-        let bias = self.bias.as_ref().map(read).transpose()?;
-        let bias = bias.as_ref().map(|bias| bias.as_slice::<T>()).transpose()?;
-
-        let buffers = if self.low_rank.is_some() { 2 } else { 1 };
-        // Where the gradient of the weight is kept anyway, half as many logits are allowed: each piece adds to all of it.
-        let logits = if rest[0] { LOGITS.max(vocabulary * hidden_size / 2) } else { LOGITS };
-        let rows = FEWEST_ROWS.max(logits / buffers / vocabulary.max(1));
-        for counted in self.counted.chunks(rows) {
-            let hidden = self.gather::<T>(counted)?;
-            let mut logits = elements::<T>(matmul(&hidden, &self.weight.t()?)?)?;
-            let low = match &self.low_rank {
-                Some(LowRank { a, .. }) => Some(matmul(&hidden, &a.t()?)?.into_tensor()),
-                None => None,
-            };
-            let change = match (&self.low_rank, &low) {
-                (Some(LowRank { b, scale, .. }), Some(low)) => {
-                    Some(Change { logits: elements::<T>(matmul(low, &b.t()?)?)?, scale: *scale })
-                }
-                _ => None,
-            };
-            let rows = Rows {
-                vocabulary,
-                counted,
-                bias,
-                change,
-                factors: factors.map(|factors| &factors[found.len()..][..counted.len()]),
-                options: self.options,
-            };
-            found.extend(rows.read(&mut logits, wanted.contains(&true)));
-            drop(rows);
-            if !wanted.contains(&true) {
-                continue;
-            }
-
-            let grad = value(logits, (counted.len(), vocabulary)).into_tensor();
-            let [weight, bias, a, b] = &mut sums;
-            // The gradient of `h A^T`, but for the scale.
-            let low_grad = match &self.low_rank {
-                Some(LowRank { b, .. }) if wants_hidden || a.is_some() => Some(matmul(&grad, b)?.into_tensor()),
-                _ => None,
-            };
-            if wants_hidden {
-                let mut gradients = elements::<T>(matmul(&grad, &self.weight)?)?;
-                if let (Some(LowRank { a, scale, .. }), Some(low_grad)) = (&self.low_rank, &low_grad) {
-                    gradients = add_scaled(&gradients, &elements::<T>(matmul(low_grad, a)?)?, *scale);
-                }
-                hidden_gradients.extend(gradients);
-            }
-            if let Some(weight) = weight {
-                let product = match self.layout {
-                    WeightLayout::OutIn => matmul(&grad.t()?, &hidden)?,
-                    WeightLayout::InOut => matmul(&hidden.t()?, &grad)?,
-                };
-                weight.add(elements(product)?, 1.0);
-            }
-            if let Some(bias) = bias {
-                bias.add_rows(&grad)?;
-            }
-            if let (Some(sum), Some(LowRank { scale, .. }), Some(low_grad)) = (a, &self.low_rank, &low_grad) {
-                sum.add(elements(matmul(&low_grad.t()?, &hidden)?)?, *scale);
-            }
-            if let (Some(sum), Some(LowRank { scale, .. }), Some(low)) = (b, &self.low_rank, &low) {
-                sum.add(elements(matmul(&grad.t()?, low)?)?, *scale);
+    /// Goes through the vocabulary once. What comes back is made of exponentials and not of gradients yet.
+    fn by_pieces(
+        &self,
+        positions: &mut [Position],
+        logits: &mut Vec<T>,
+        entries: usize,
+        wanted: Wanted,
+    ) -> Result<ThroughHead<T::Acc>> {
+        let become_ = if wanted.any() { Become::Exponentials } else { Become::Read };
+        let mut sums = ThroughHead { weight: None, b: None };
+        let vocabulary = self.matrices.vocabulary;
+        logits.resize(self.rows * entries.min(vocabulary), T::zero());
+        for first in (0..vocabulary).step_by(entries) {
+            let piece = first..vocabulary.min(first + entries);
+            let logits = &mut logits[..self.rows * piece.len()];
+            self.logits(logits, piece.clone())?;
+            read(positions, logits, first, become_);
+            if wanted.any() {
+                let ThroughHead { weight, b } = self.through_head(logits, piece, wanted)?;
+                add_corrected(&mut sums.weight, weight, positions);
+                add_corrected(&mut sums.b, b, positions);
             }
         }
-        Ok((found, Parts::new::<T>(wants_hidden.then_some(hidden_gradients), sums)))
+        Ok(sums)
     }
+}
 
-    /// The hidden states of some positions.
-    fn gather<T: Element>(&self, counted: &[Counted]) -> Result<Tensor> {
-        let (first, last) = match counted {
-            [first, .., last] => (first.position, last.position),
-            [only] => (only.position, only.position),
-            [] => (0, 0),
+/// Adds the rows of `terms`, and before that corrects those that are there.
+fn add_corrected<A: Element>(sums: &mut Option<Vec<A>>, terms: Option<Vec<A>>, positions: &[Position]) {
+    match (sums, terms) {
+        (Some(sums), Some(terms)) => {
+            let width = terms.len() / positions.len().max(1);
+            for_each_row(sums, width, |i, row| {
+                Blend { by: positions[i].correction, times: 1.0 }.rows(row, &terms[i * width..][..width]);
+            });
+        }
+        (sums, terms) => *sums = terms,
+    }
+}
+
+impl<A: Element<Acc = A>> ThroughHead<A> {
+    /// Exponentials as gradients: divided by their sum, with the part of the target, times the factors.
+    fn normalised<T: Multiply<Acc = A>>(
+        self,
+        matrices: &Matrices<'_, T>,
+        positions: &[Position],
+        factors: Option<&[A]>,
+    ) -> Self {
+        let blend = |i: usize| {
+            let factor = positions[i].scale() * factors.map_or(1.0, |factors| factors[i].to_f64());
+            Blend { by: positions[i].normaliser() * factor, times: positions[i].target_gradient() * factor }
         };
-        if last + 1 - first == counted.len() {
-            return self.hidden.narrow(0, first, counted.len());
+        let Self { mut weight, mut b } = self;
+        if let Some(rows) = &mut weight {
+            let width = matrices.hidden_size;
+            for_each_row(rows, width, |i, row| {
+                blend(i).rows(row, matrices.weight_row(positions[i].target(), &mut vec![]));
+            });
         }
-        let width = self.hidden.dim(1)?;
-        let hidden = read(&self.hidden)?;
-        let hidden = hidden.as_slice::<T>()?;
-        let mut rows = Vec::with_capacity(counted.len() * width);
-        for counted in counted {
-            rows.extend_from_slice(&hidden[counted.position * width..][..width]);
+        if let (Some(rows), Some(change)) = (&mut b, &matrices.change) {
+            for_each_row(rows, change.rank, |i, row| {
+                blend(i).rows(row, change.b_row(positions[i].target()));
+            });
         }
-        Ok(value(rows, (counted.len(), width)).into_tensor())
+        Self { weight, b }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How often this thread has computed logits.
+        pub(in super::super) static PASSES: Cell<usize> = const { Cell::new(0) };
     }
 }

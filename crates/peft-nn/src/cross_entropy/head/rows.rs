@@ -1,106 +1,152 @@
-//! Rows of logits, which become rows of gradients where they are.
+//! Rows of logits, read piece by piece, and what they become where they are.
 
 use candle_core::WithDType;
-use num_traits::Zero;
 use pulp::{Simd, WithSimd};
 
-use super::pass::Counted;
-use crate::cpu::simd::{Elementwise, Lanes, Sum, dispatch, update, update_with};
+use super::inputs::Counted;
+use crate::cpu::simd::{Elementwise, Lanes, dispatch, update, update_with};
 use crate::cpu::{Element, for_each_item};
 use crate::cross_entropy::CrossEntropyOptions;
 use crate::cross_entropy::distribution::Distribution;
 
-/// What rows of logits are for: one row for each position.
-pub(super) struct Rows<'a, T: Element> {
-    pub(super) vocabulary: usize,
-    pub(super) counted: &'a [Counted],
-    /// Added to every row.
-    pub(super) bias: Option<&'a [T]>,
-    /// Added to the rows.
-    pub(super) change: Option<Change<T>>,
-    /// What the gradient of each row is multiplied with: one if there are none.
-    pub(super) factors: Option<&'a [T::Acc]>,
-    pub(super) options: CrossEntropyOptions,
-}
-
-/// What is found at a position.
+/// What is known of a position after some of its logits.
 #[derive(Clone, Copy)]
-pub(super) struct AtPosition<T: Element> {
-    pub(super) loss: T::Acc,
-    /// Zero if it is not asked for.
-    pub(super) entropy: T::Acc,
+pub(super) struct Position {
+    distribution: Distribution,
+    target: u32,
+    /// The scaled logit of the target, once it was read.
+    target_logit: f64,
+    /// What sums over exponentials from before the last piece are to be multiplied with: a larger logit may have come.
+    pub(super) correction: f64,
 }
 
-/// The logits of a low-rank change of the head, and what they are multiplied with.
-pub(super) struct Change<T> {
-    pub(super) logits: Vec<T>,
-    pub(super) scale: f64,
-}
+impl Position {
+    pub(super) fn new(counted: Counted, options: CrossEntropyOptions) -> Self {
+        let distribution = Distribution::new(options.logit_scale, options.entropies);
+        Self { distribution, target: counted.target, target_logit: f64::NAN, correction: 1.0 }
+    }
 
-impl<T: Element> Rows<'_, T> {
-    /// Reads the rows, which are replaced by the gradients of the losses if those are asked for.
-    pub(super) fn read(&self, logits: &mut [T], gradients: bool) -> Vec<AtPosition<T>> {
-        let nothing = AtPosition { loss: T::Acc::zero(), entropy: T::Acc::zero() };
-        let rows = logits.chunks_exact_mut(self.vocabulary);
-        let mut rows = rows.map(|logits| (logits, nothing)).collect::<Vec<_>>();
-        for_each_item(&mut rows, self.vocabulary, |i, (logits, found)| {
-            let change = self.change.as_ref();
-            *found = dispatch(Row {
-                logits,
-                target: self.counted[i].target as usize,
-                bias: self.bias,
-                change: change.map(|change| (&change.logits[i * self.vocabulary..][..self.vocabulary], change.scale)),
-                factor: gradients.then(|| self.factors.map_or(1.0, |factors| factors[i].to_f64())),
-                options: self.options,
-            });
-        });
-        rows.into_iter().map(|(_, found)| found).collect()
+    pub(super) fn target(&self) -> usize {
+        self.target as usize
+    }
+
+    /// What the logits are multiplied with.
+    pub(super) fn scale(&self) -> f64 {
+        self.distribution.scale()
+    }
+
+    pub(super) fn loss(&self) -> f64 {
+        self.distribution.log_sum_exp() - self.target_logit
+    }
+
+    pub(super) fn entropy(&self) -> f64 {
+        self.distribution.entropy()
+    }
+
+    /// What the exponentials are multiplied with to be probabilities.
+    pub(super) fn normaliser(&self) -> f64 {
+        self.distribution.normaliser()
+    }
+
+    /// The probability of the target minus one: the gradient at its logit, but for the scale.
+    pub(super) fn target_gradient(&self) -> f64 {
+        (-self.loss()).exp_m1()
     }
 }
 
-struct Row<'a, T> {
-    logits: &'a mut [T],
-    target: usize,
-    bias: Option<&'a [T]>,
-    change: Option<(&'a [T], f64)>,
-    /// Of the gradient, if there shall be one.
-    factor: Option<f64>,
-    options: CrossEntropyOptions,
+/// What logits become.
+#[derive(Clone, Copy)]
+pub(super) enum Become<'a, A> {
+    /// They are left as they are.
+    Read,
+    /// Their exponentials as the distribution adds them up, zero at the target.
+    Exponentials,
+    /// The gradients of the losses, times a factor for each row if there are any. Only of whole rows.
+    Gradients(Option<&'a [A]>),
 }
 
-impl<T: Element> WithSimd for Row<'_, T> {
-    type Output = AtPosition<T>;
+/// Reads the logits of each position from entry `first` of the vocabulary on.
+pub(super) fn read<T: Element>(
+    positions: &mut [Position],
+    logits: &mut [T],
+    first: usize,
+    become_: Become<'_, T::Acc>,
+) {
+    let width = logits.len() / positions.len().max(1);
+    let mut rows: Vec<_> = positions.iter_mut().zip(logits.chunks_exact_mut(width.max(1))).collect();
+    for_each_item(&mut rows, width, |i, (position, logits)| {
+        dispatch(Piece { position, logits, first, row: i, become_ })
+    });
+}
+
+struct Piece<'a, T: Element> {
+    position: &'a mut Position,
+    logits: &'a mut [T],
+    first: usize,
+    row: usize,
+    become_: Become<'a, T::Acc>,
+}
+
+impl<T: Element> WithSimd for Piece<'_, T> {
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> AtPosition<T> {
-        let Self { logits, target, bias, change, factor, options } = self;
-        if let Some(bias) = bias {
-            update_with(simd, Sum, logits, bias);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { position, logits, first, row, become_ } = self;
+        let before = position.distribution;
+        position.distribution.add(simd, logits);
+        position.correction = before.correction_to(&position.distribution);
+        let scale = position.distribution.scale();
+        let target = position.target().checked_sub(first).filter(|target| *target < logits.len());
+        if let Some(target) = target {
+            position.target_logit = logits[target].widen().to_f64() * scale;
         }
-        if let Some((change, scale)) = change {
-            update_with(simd, AddScaled(scale), logits, change);
+        let (formula, at_target) = match become_ {
+            Become::Read => return,
+            Become::Exponentials => (position.distribution.exp(), 0.0),
+            Become::Gradients(factors) => {
+                let factor = scale * factors.map_or(1.0, |factors| factors[row].to_f64());
+                (position.distribution.probabilities().times(factor), position.target_gradient() * factor)
+            }
+        };
+        update(simd, formula, logits);
+        if let Some(target) = target {
+            logits[target] = T::narrow(T::acc(at_target));
         }
-        let scale = options.logit_scale;
-        let mut distribution = Distribution::new(scale, options.entropies);
-        distribution.add(simd, logits);
-        let loss = distribution.log_sum_exp() - logits[target].widen().to_f64() * scale;
-        if let Some(factor) = factor {
-            let factor = factor * scale;
-            update(simd, distribution.probabilities().times(factor), logits);
-            logits[target] = T::narrow(T::acc((-loss).exp_m1() * factor));
-        }
-        let entropy = if options.entropies { distribution.entropy() } else { 0.0 };
-        AtPosition { loss: T::acc(loss), entropy: T::acc(entropy) }
     }
 }
 
-/// `x + scale * y`
+/// `x * by + times * y`: of rows that lie as long as each other.
 #[derive(Clone, Copy)]
-pub(super) struct AddScaled(pub(super) f64);
+pub(super) struct Blend {
+    pub(super) by: f64,
+    pub(super) times: f64,
+}
 
-impl Elementwise<2, 1> for AddScaled {
+impl Elementwise<2, 1> for Blend {
     #[inline(always)]
     fn apply<S: Simd, T: Element>(self, [x, y]: [Lanes<S, T::Acc>; 2]) -> [Lanes<S, T::Acc>; 1] {
-        [y.mul_add(y.constant(self.0), x)]
+        [y.mul_add(y.constant(self.times), x * self.by)]
+    }
+}
+
+impl Blend {
+    pub(super) fn rows<A: Element>(self, row: &mut [A], other: &[A]) {
+        dispatch(BlendRow { blend: self, row, other });
+    }
+}
+
+struct BlendRow<'a, A> {
+    blend: Blend,
+    row: &'a mut [A],
+    other: &'a [A],
+}
+
+impl<A: Element> WithSimd for BlendRow<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        update_with(simd, self.blend, self.row, self.other);
     }
 }
