@@ -7,6 +7,7 @@ use anyhow::Result;
 use candle_peft::models::ModelShape;
 use candle_peft::train::chat::ChatTemplate;
 use candle_peft::train::data::{Dataset, DatasetOptions, Encoder};
+use candle_peft::train::task::Task;
 use candle_peft::train::tokenizer::Tokenizer;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -39,6 +40,12 @@ impl DataReader {
             vocab_size: shape.vocab_size,
         };
         Ok(Self { tokenizer, chat, options })
+    }
+
+    /// The right answers to the first training problems of a task.
+    pub(crate) fn demonstrations(&self, task: &Task, problems: u64) -> Result<Dataset> {
+        let encoder = Encoder { tokenizer: self.tokenizer.as_ref(), chat: self.chat.as_ref() };
+        Ok(Dataset::from_task(task, problems, &encoder, self.options)?)
     }
 
     /// Reads and tokenizes a file; rows that `--max-length` leaves nothing of are mentioned on standard error.

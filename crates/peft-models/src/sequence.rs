@@ -103,7 +103,9 @@ impl<'a> Sequence<'a> {
         let positions: Vec<usize> = packing.positions().collect();
         let longest = positions.iter().max().map_or(0, |last| last + 1);
         if longest > max_positions {
-            bail!("{longest} tokens are more than the {max_positions} positions of the model (max_position_embeddings)");
+            bail!(
+                "{longest} tokens are more than the {max_positions} positions of the model (max_position_embeddings)"
+            );
         }
         Ok(Self {
             ids: input_ids.clone(),

@@ -58,8 +58,8 @@ mod testing;
 
 pub use add::add;
 pub use attention::{
-    AttentionOptions, CachedPass, Extension, Heads, KeyValueCache, Packing, Rotary, SequenceId, attention, cached_attention,
-    multi_head_attention,
+    AttentionOptions, CachedPass, Extension, Heads, KeyValueCache, Packing, Rotary, SequenceId, attention,
+    cached_attention, multi_head_attention,
 };
 pub use checkpoint::{checkpoint, remembered};
 pub use combination::combination;

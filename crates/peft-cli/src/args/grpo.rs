@@ -1,7 +1,9 @@
 //! What `grpo` accepts.
 
-use super::values::{LossTypeArg, RolloutArg, ScaleRewardsArg, ScheduleArg, non_negative, positive, probability, share};
-use super::{TaskArgs, TrainingArgs};
+use super::values::{
+    LossTypeArg, RolloutArg, ScaleRewardsArg, ScheduleArg, non_negative, positive, probability, share,
+};
+use super::{AnswerArgs, RewardArgs, TaskArgs, TrainingArgs};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use std::num::NonZeroUsize;
@@ -21,7 +23,14 @@ pub(crate) struct GrpoArgs {
     pub(crate) objective: ObjectiveArgs,
 
     #[command(flatten)]
-    pub(crate) measuring: MeasuringArgs,
+    pub(crate) reward: RewardArgs,
+
+    #[command(flatten)]
+    pub(crate) answers: AnswerArgs,
+
+    /// Answer held-out problems after every N steps too
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub(crate) eval_every: Option<u64>,
 
     /// The course of the learning rate after the warm-up
     #[arg(long, value_enum, default_value_t = ScheduleArg::Constant)]
@@ -55,10 +64,6 @@ pub(crate) struct RolloutArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = RangedU64ValueParser::<usize>::new().range(2..))]
     pub(crate) group_size: usize,
 
-    /// The most tokens of a completion [default: what the task suggests]
-    #[arg(long, value_name = "N")]
-    pub(crate) max_new_tokens: Option<NonZeroUsize>,
-
     /// The temperature of the completions
     #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = positive)]
     pub(crate) temperature: f64,
@@ -74,10 +79,6 @@ pub(crate) struct RolloutArgs {
     /// Draw from tokens with at least this share of the likeliest one's probability
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = share)]
     pub(crate) min_p: f64,
-
-    /// Completions that are generated side by side; it changes speed and memory, no result
-    #[arg(long, value_name = "N", default_value = "64")]
-    pub(crate) rollout_rows: NonZeroUsize,
 
     /// Run the adapter beside the base weights when completions are drawn, or merge it into them and take it out again
     #[arg(long, value_enum, default_value_t = RolloutArg::Live)]
@@ -123,24 +124,4 @@ pub(crate) struct ObjectiveArgs {
     /// [default: no correction]
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) importance_cap: Option<f64>,
-}
-
-/// Answers to held-out problems.
-#[derive(Debug, Args)]
-pub(crate) struct MeasuringArgs {
-    /// Held-out problems to answer before and after training; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 200)]
-    pub(crate) eval_problems: usize,
-
-    /// Answers to each of them
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) eval_samples: NonZeroUsize,
-
-    /// The temperature of the answers; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = non_negative)]
-    pub(crate) eval_temperature: f64,
-
-    /// Answer them after every N steps too
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
-    pub(crate) eval_every: Option<u64>,
 }

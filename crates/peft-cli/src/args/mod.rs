@@ -5,10 +5,12 @@ mod task;
 mod training;
 mod values;
 
-pub(crate) use grpo::{GrpoArgs, MeasuringArgs};
-pub(crate) use task::TaskArgs;
+pub(crate) use grpo::GrpoArgs;
+pub(crate) use task::{AnswerArgs, RewardArgs, TaskArgs};
 pub(crate) use training::TrainingArgs;
-pub(crate) use values::{CombinationArg, ConversionArg, LossTypeArg, OptimizerArg, RolloutArg, ScaleRewardsArg, ScheduleArg};
+pub(crate) use values::{
+    CombinationArg, ConversionArg, LossTypeArg, OptimizerArg, RolloutArg, ScaleRewardsArg, ScheduleArg,
+};
 
 use crate::device::{DTypeArg, DeviceArg};
 use clap::builder::RangedU64ValueParser;
@@ -34,12 +36,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make an untrained adapter
     Init(InitArgs),
-    /// Train an adapter on a JSONL file
+    /// Train an adapter on a JSONL file, or on the right answers to a task
     Train(Box<TrainArgs>),
     /// Train an adapter by reinforcement learning on a task with verifiable rewards
     Grpo(Box<GrpoArgs>),
-    /// Measure the loss on a JSONL file
-    Eval(EvalArgs),
+    /// Measure the loss on a JSONL file, or how often a task is solved
+    Eval(Box<EvalArgs>),
     /// Continue a prompt
     Generate(GenerateArgs),
     /// Fold an adapter into its base model and save a complete model folder
@@ -127,6 +129,9 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
 
+    #[command(flatten)]
+    pub(crate) task: TaskArgs,
+
     /// The course of the learning rate after the warm-up
     #[arg(long, value_enum, default_value_t = ScheduleArg::Linear)]
     pub(crate) schedule: ScheduleArg,
@@ -160,8 +165,8 @@ pub(crate) struct TrainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
     /// A JSONL file of {"text"}, {"prompt","completion"}, {"messages"} or {"input_ids"[,"labels"]}
-    #[arg(long, value_name = "FILE")]
-    pub(crate) data: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "task", conflicts_with = "task")]
+    pub(crate) data: Option<PathBuf>,
 
     /// Rows per batch
     #[arg(long, value_name = "N", default_value = "8")]
@@ -183,6 +188,16 @@ pub(crate) struct EvalArgs {
 
     #[command(flatten)]
     pub(crate) data: DataArgs,
+
+    #[command(flatten)]
+    pub(crate) task: TaskArgs,
+
+    #[command(flatten)]
+    pub(crate) answers: AnswerArgs,
+
+    /// Seed of the answers
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, Args)]

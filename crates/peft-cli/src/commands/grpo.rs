@@ -1,11 +1,11 @@
 //! `grpo`: reinforcement learning on a task with verifiable rewards.
 
 use super::training::Starting;
-use crate::args::{GrpoArgs, MeasuringArgs};
-use crate::task::TaskReader;
+use crate::args::GrpoArgs;
+use crate::output::usage_error;
+use crate::task::{TaskReader, shares};
 use anyhow::Result;
 use candle_peft::Pretrained;
-use candle_peft::train::accuracy::AccuracyOptions;
 use candle_peft::train::grpo::{self, GrpoConfig, RunOptions, Trainer};
 use candle_peft::train::metrics::{AccuracyMetrics, GrpoMetrics, Metrics};
 use candle_peft::train::progress::Progress;
@@ -48,31 +48,22 @@ impl fmt::Display for Report {
     }
 }
 
-/// Both readings with their intervals, in percent.
-pub(super) fn shares(measured: &AccuracyMetrics) -> String {
-    let share = |share: f64, [low, high]: [f64; 2]| {
-        format!("{:.1} % ({:.1} to {:.1})", 100.0 * share, 100.0 * low, 100.0 * high)
-    };
-    let strict = share(measured.strict, measured.strict_interval);
-    let flexible = share(measured.flexible, measured.flexible_interval);
-    format!("right: {strict} strictly, {flexible} flexibly read, of {} problems", measured.problems)
-}
-
 pub(super) fn run(args: &GrpoArgs, pretrained: &Pretrained) -> Result<Report> {
     let started = Instant::now();
     let task = args.task.open(args.training.seed)?;
+    let task = task.ok_or_else(|| usage_error("nothing to solve: name --task sums, arithmetic, gsm8k or a file"))?;
     let Starting { base, mut model, adapter } = Starting::open(&args.training, pretrained)?;
     let reader = TaskReader::new(&base)?;
     let trained = adapter.attach(&mut model, pretrained)?;
     let config = grpo_config(args);
-    let rewards = args.task.rewards(&task, config.max_new_tokens.unwrap_or_else(|| task.max_new_tokens()))?;
+    let rewards = args.reward.rewards(&task, config.max_new_tokens.unwrap_or_else(|| task.max_new_tokens()))?;
     let mut trainer = Trainer::new(&mut model, &task, reader.encoder(), config)?;
     if let Some(rewards) = rewards {
         trainer = trainer.with_rewards(rewards)?;
     }
     let options = RunOptions {
-        accuracy: args.measuring.options(args),
-        eval_every: args.measuring.eval_every,
+        accuracy: args.answers.options(args.training.seed),
+        eval_every: args.eval_every,
         save_every: args.save_every,
         layout: args.training.layout(),
         resume: args.training.resume,
@@ -103,12 +94,12 @@ fn grpo_config(args: &GrpoArgs) -> GrpoConfig {
         steps: training.steps,
         prompts_per_step: rollouts.prompts_per_step.get(),
         group_size: rollouts.group_size,
-        max_new_tokens: rollouts.max_new_tokens.map(|tokens| tokens.get()),
+        max_new_tokens: args.answers.max_new_tokens.map(|tokens| tokens.get()),
         temperature: rollouts.temperature,
         top_k: rollouts.top_k.map(|k| k.get()),
         top_p: rollouts.top_p,
         min_p: rollouts.min_p,
-        rollout_rows: rollouts.rollout_rows.get(),
+        rollout_rows: args.answers.rollout_rows.get(),
         rollout_weights: rollouts.rollouts.into(),
         loss_type: objective.loss_type.into(),
         scale_rewards: objective.scale_rewards.into(),
@@ -129,19 +120,6 @@ fn grpo_config(args: &GrpoArgs) -> GrpoConfig {
         seed: training.seed,
         log_prompts: args.log_prompts,
         ..GrpoConfig::default()
-    }
-}
-
-impl MeasuringArgs {
-    fn options(&self, args: &GrpoArgs) -> Option<AccuracyOptions> {
-        (self.eval_problems > 0).then(|| AccuracyOptions {
-            problems: Some(self.eval_problems),
-            samples: self.eval_samples.get(),
-            temperature: self.eval_temperature,
-            max_new_tokens: args.rollouts.max_new_tokens.map(|tokens| tokens.get()),
-            rows: args.rollouts.rollout_rows.get(),
-            seed: args.training.seed,
-        })
     }
 }
 

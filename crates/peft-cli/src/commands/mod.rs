@@ -26,7 +26,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         Command::Init(args) => output.report(&init::run(&args, &pretrained)?),
         Command::Train(args) => output.report(&train::run(&args, &pretrained)?),
         Command::Grpo(args) => output.report(&grpo::run(&args, &pretrained)?),
-        Command::Eval(args) => output.report(&eval::run(&args, &pretrained)?),
+        Command::Eval(args) => eval::run(&args, &pretrained, output),
         Command::Generate(args) => generate::run(&args, &pretrained, output),
         Command::Merge(args) => output.report(&merge::run(&args, &pretrained)?),
         Command::Convert(args) => output.report(&convert::run(&args, &pretrained)?),

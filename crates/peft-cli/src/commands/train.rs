@@ -3,6 +3,7 @@
 use super::training::Starting;
 use crate::args::TrainArgs;
 use crate::data::DataReader;
+use crate::output::usage_error;
 use anyhow::Result;
 use candle_peft::Pretrained;
 use candle_peft::models::CausalLanguageModel;
@@ -49,7 +50,15 @@ pub(super) fn run(args: &TrainArgs, pretrained: &Pretrained) -> Result<Report> {
     let started = Instant::now();
     let Starting { base, mut model, adapter } = Starting::open(&args.training, pretrained)?;
     let reader = DataReader::new(&base, model.base().shape(), &args.data)?;
-    let data = reader.read(&args.data.data)?;
+    let data = match (&args.data.data, args.task.open(args.training.seed)?) {
+        (Some(path), _) => reader.read(path)?,
+        (None, Some(task)) => {
+            // As many problems as the run sees, each once.
+            let batch = (args.data.batch_size.get() * args.grad_accum.get()) as u64;
+            reader.demonstrations(&task, args.training.steps.saturating_mul(batch))?
+        }
+        (None, None) => return Err(usage_error("nothing to learn from: name --data FILE or --task TASK")),
+    };
     let eval_data = args.eval_data.as_deref().map(|path| reader.read(path)).transpose()?;
     let trained = adapter.attach(&mut model, pretrained)?;
 

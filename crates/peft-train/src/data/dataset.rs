@@ -1,8 +1,10 @@
 //! A data file, tokenized.
 
 use super::{Encoded, Encoder, IGNORE_INDEX, Row};
+use crate::chat::Message;
 use crate::error::{Error, Result};
 use crate::fingerprint::Digest;
+use crate::task::{Prompt, Task};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::ops::Deref;
@@ -66,7 +68,8 @@ impl Dataset {
                 _ => Error::io("read", path, error),
             })?;
             if !text.trim().is_empty() {
-                dataset.push(line, &text, encoder, &options)?;
+                let row = Row::parse(&text).map_err(|message| Error::row(path, line, message))?;
+                dataset.push(line, &row, encoder, &options)?;
             }
         }
         if dataset.examples.is_empty() {
@@ -75,10 +78,39 @@ impl Dataset {
         Ok(dataset)
     }
 
-    fn push(&mut self, line: usize, text: &str, encoder: &Encoder<'_>, options: &DatasetOptions) -> Result<()> {
+    /// Tokenizes the right answers to the first training problems of a task: what supervised training sees of it.
+    ///
+    /// # Errors
+    /// As [`from_jsonl`](Self::from_jsonl), with problems for lines; and when the task has no right answers to show.
+    pub fn from_task(task: &Task, problems: u64, encoder: &Encoder<'_>, options: DatasetOptions) -> Result<Self> {
+        if let Some(max_length) = options.max_length {
+            check_max_length(max_length, options.context_length)?;
+        }
+        let path = PathBuf::from(task.name());
+        let mut dataset = Self { path, examples: Vec::new(), without_targets: Vec::new() };
+        for index in 0..problems {
+            let problem = task.problem(index);
+            let answer = task
+                .demonstration(&problem)
+                .ok_or_else(|| Error::option("task", format!("{} has no right answers to learn from", task.name())))?;
+            let row = match &problem.prompt {
+                Prompt::Text(prompt) => Row::Completion { prompt: prompt.clone(), completion: answer },
+                Prompt::Chat(messages) => Row::ChatCompletion {
+                    prompt: messages.clone(),
+                    completion: vec![Message::new("assistant", &answer)],
+                },
+            };
+            dataset.push(index as usize + 1, &row, encoder, &options)?;
+        }
+        if dataset.examples.is_empty() {
+            return Err(Error::EmptyDataset(dataset.path));
+        }
+        Ok(dataset)
+    }
+
+    fn push(&mut self, line: usize, row: &Row, encoder: &Encoder<'_>, options: &DatasetOptions) -> Result<()> {
         let path = &self.path;
-        let row = Row::parse(text).map_err(|message| Error::row(path, line, message))?;
-        let mut encoded = encoder.encode(&row).map_err(|error| Error::row(path, line, error.to_string()))?;
+        let mut encoded = encoder.encode(row).map_err(|error| Error::row(path, line, error.to_string()))?;
         if encoded.target_count() == 0 {
             return Err(Error::row(path, line, "no token of this row has a loss"));
         }

@@ -57,7 +57,8 @@ impl TokenLogProbs {
 
     /// The values, completion by completion.
     pub(super) fn values(&self) -> Result<Vec<Vec<f64>>> {
-        let losses = self.losses.per_token().detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let losses =
+            self.losses.per_token().detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
         let mut rest = losses.as_slice();
         let of_completion = |length: &usize| {
             let (of_completion, after) = rest.split_at((*length).min(rest.len()));

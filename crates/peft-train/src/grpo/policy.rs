@@ -63,7 +63,8 @@ impl<M: CausalLanguageModel> Policy<'_, M> {
             for ((place, row), new) in chosen[batch].iter().zip(pass.values()?) {
                 let Row { advantage, rollout, .. } = row;
                 let (old, reference) = (row.old.as_deref(), row.reference.as_deref());
-                let of_row = objective.completion(TokenProbabilities { new: &new, old, reference, rollout }, *advantage);
+                let of_row =
+                    objective.completion(TokenProbabilities { new: &new, old, reference, rollout }, *advantage);
                 let weight = normalizer.weight(new.len());
                 slopes.push(of_row.slopes.iter().map(|slope| weight * slope).collect::<Vec<_>>());
                 update.loss += weight * of_row.loss;

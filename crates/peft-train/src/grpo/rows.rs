@@ -1,9 +1,9 @@
 //! Completions in training.
 
 use super::GrpoConfig;
+use super::log_probs::Continuation;
 use super::objective::Normalizer;
 use super::rollout::Rollouts;
-use super::log_probs::Continuation;
 use std::collections::BTreeMap;
 
 /// A completion after its prompt, and what is known of its tokens' log-probabilities.

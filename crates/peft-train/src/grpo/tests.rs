@@ -89,7 +89,10 @@ fn a_step_has_the_loss_of_numpy_and_the_gradient_of_pytorch() {
             assert!((update.loss - loss).abs() < 1e-6, "{}: {} is not {loss}", config.loss_type, update.loss);
             let kl = if config.beta > 0.0 { number("kl") } else { 0.0 };
             assert!((update.kl - kl).abs() < 1e-4, "{} is not {kl}", update.kl);
-            assert_eq!((update.clipped_low as f64, update.clipped_high as f64), (number("clipped_low"), number("clipped_high")));
+            assert_eq!(
+                (update.clipped_low as f64, update.clipped_high as f64),
+                (number("clipped_low"), number("clipped_high"))
+            );
             let expected: Vec<f64> = numbers(&case["gradient"]);
             let largest = expected.iter().fold(0f64, |largest, x| largest.max(x.abs()));
             let (_, gradient) = gradients.iter().next().unwrap();

@@ -14,7 +14,7 @@ fn rows(value: &Value) -> Vec<Vec<f64>> {
 
 #[test]
 fn losses_of_every_kind_are_those_of_numpy() {
-    let file = json("grpo/cases.json");
+    let file: Value = json("grpo/cases.json");
     let [new, old, rollout, reference] = ["new", "old", "rollout", "reference"].map(|name| rows(&file[name]));
     let rewards: Vec<f64> = rows(&file["rewards"]).concat();
     let max_tokens = file["max_tokens"].as_u64().unwrap() as usize;
@@ -32,8 +32,7 @@ fn losses_of_every_kind_are_those_of_numpy() {
         let counted: Vec<usize> = (0..new.len()).collect::<Vec<_>>().iter().filter(counts).copied().collect();
         let tokens = counted.iter().map(|row| new[*row].len()).sum();
         let loss_type: LossType = text("loss_type").parse().unwrap();
-        let normalizer =
-            Normalizer::new(loss_type, new.len(), max_tokens).with_tokens(tokens).with_step(tokens, 1);
+        let normalizer = Normalizer::new(loss_type, new.len(), max_tokens).with_tokens(tokens).with_step(tokens, 1);
         let objective = Objective::new(number("epsilon"))
             .with_epsilon_high(number("epsilon_high"))
             .with_beta(number("beta"))
@@ -44,7 +43,8 @@ fn losses_of_every_kind_are_those_of_numpy() {
                 continue;
             }
             let old = case["old"].as_bool().unwrap().then_some(old[row].as_slice());
-            let tokens = TokenProbabilities { new: &new[row], old, reference: Some(&reference[row]), rollout: &rollout[row] };
+            let tokens =
+                TokenProbabilities { new: &new[row], old, reference: Some(&reference[row]), rollout: &rollout[row] };
             let completion = objective.completion(tokens, advantages[row]);
             loss += normalizer.weight(new[row].len()) * completion.loss;
             low += completion.clipped_low as u64;
@@ -105,7 +105,9 @@ fn a_group_of_equal_rewards_teaches_nothing() {
 
 #[test]
 fn names_are_those_of_trl() {
-    for (name, kind) in [("grpo", LossType::Grpo), ("dr_grpo", LossType::DrGrpo), ("dapo", LossType::Dapo), ("bnpo", LossType::Bnpo)] {
+    for (name, kind) in
+        [("grpo", LossType::Grpo), ("dr_grpo", LossType::DrGrpo), ("dapo", LossType::Dapo), ("bnpo", LossType::Bnpo)]
+    {
         assert_eq!((name.parse::<LossType>().unwrap(), kind.to_string()), (kind, name.to_owned()));
     }
     let error = "ppo".parse::<LossType>().unwrap_err().to_string();

@@ -114,7 +114,12 @@ where
             let terms = mask.terms(batch, start + columns.start);
             for row in 0..rows {
                 let window = Window { seen: seen.clone(), columns: columns.clone(), start };
-                hide(simd, &mut scores[row * BLOCK..][..columns.len()], window.of_query(mask, batch, row % g.queries), terms);
+                hide(
+                    simd,
+                    &mut scores[row * BLOCK..][..columns.len()],
+                    window.of_query(mask, batch, row % g.queries),
+                    terms,
+                );
             }
             absorb(simd, (&mut scores, BLOCK, columns.len()), inputs.scale.score, states, sums, value_width);
             pack::straight(simd, seen.len(), g.value_dim, &mut values, |i, row| {

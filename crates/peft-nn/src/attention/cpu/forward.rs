@@ -195,7 +195,12 @@ where
                     let out = Out { elements: &mut scores, stride, add: false };
                     T::Acc::product(simd, height, g.head_dim, lhs, panels, out);
                     for i in 0..height {
-                        hide(simd, &mut scores[i * stride..][..width], window.of_query(mask, batch, queries.start + first + i), terms);
+                        hide(
+                            simd,
+                            &mut scores[i * stride..][..width],
+                            window.of_query(mask, batch, queries.start + first + i),
+                            terms,
+                        );
                     }
                     let (scores_of, states) = (&mut scores[..], &mut states[at..at + height]);
                     let sums = &mut sums[at * value_width..];
