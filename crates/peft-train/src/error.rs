@@ -78,6 +78,14 @@ pub enum Error {
     /// A saved state that does not continue the run that was asked for.
     #[error("cannot resume: {0}")]
     Resume(String),
+    /// A reward that cannot score at all, such as a pattern that does not parse or a program that cannot be started.
+    #[error("reward `{name}`: {message}")]
+    Reward {
+        /// The reward's name.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
     /// An option that is out of range or contradicts another.
     #[error("invalid {option}: {message}")]
     InvalidOption {
@@ -118,6 +126,11 @@ impl Error {
     /// An option error from its name and message.
     pub fn option(option: &'static str, message: impl Into<String>) -> Self {
         Self::InvalidOption { option, message: message.into() }
+    }
+
+    /// A reward's error from its name and message.
+    pub fn reward(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Reward { name: name.into(), message: message.into() }
     }
 
     /// An I/O error with what was attempted and where.

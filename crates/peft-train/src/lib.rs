@@ -4,6 +4,8 @@
 //! [`chat`] template; [`optim`] updates variables with PyTorch's arithmetic at the rate of a [`schedule`]; [`progress`]
 //! and [`metrics`] tell how it goes. Everything is a function of the step, so a run can be resumed exactly.
 //!
+//! [`task`] holds problems whose answers can be checked, and [`reward`] says what an answer is worth.
+//!
 //! The parts that run one: [`loss`] of a batch, [`sft`] to train an adapter, [`eval`] to measure it, [`generate`] to read
 //! what it writes.
 
@@ -15,13 +17,16 @@ mod error;
 pub mod eval;
 mod fingerprint;
 pub mod generate;
+mod json_lines;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
 pub mod progress;
+pub mod reward;
 pub mod schedule;
 pub mod sft;
 mod state;
+pub mod task;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
