@@ -5,17 +5,16 @@
 
 #![allow(clippy::print_stdout)]
 
-mod sums;
-
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use candle_peft::core::{
     AdapterLayer, HostKind, HostSpec, HostView, LoraFactors, Mode, Param, ParamBuilder, ParamKey, Persist,
-    SingularValues, Site, SiteShapes, SvdFactors, adapter_dtype, checkpoint::DetachedAdapter,
+    SingularValues, Site, SiteShapes, SvdFactors, adapter_dtype, checkpoint::DetachedAdapter, torch_rng::TorchRng,
 };
 use candle_peft::models::{CausalLanguageModel, CausalLm, ForwardOptions, load_model};
 use candle_peft::nn::{IGNORE_INDEX, WeightLayout, cross_entropy, linear};
-use candle_peft::{AdapterMethod, Error, PeftModel, Result, TargetSpec, TinyLlama, lora, train::tokenizer::Tokenizer};
+use candle_peft::train::{task::Sum, tokenizer::Tokenizer};
+use candle_peft::{AdapterMethod, Error, PeftModel, Result, TargetSpec, TinyLlama, lora};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -97,7 +96,7 @@ fn main() -> anyhow::Result<()> {
 
     // Right sums, some of them held out; the loss is that of the answer's two digits.
     let tokenizer = Tokenizer::from_folder(tiny.path())?;
-    let (train, test) = (sums::rows(&tokenizer, false)?, sums::rows(&tokenizer, true)?);
+    let (train, test) = (rows(&tokenizer, false)?, rows(&tokenizer, true)?);
     let loss = |model: &PeftModel<CausalLm>, ids: &Tensor| {
         let answer = ids.dim(1)? - 2;
         let logits = model.base().forward(ids, ForwardOptions::all())?.narrow(1, answer - 1, 2)?;
@@ -117,4 +116,12 @@ fn main() -> anyhow::Result<()> {
         println!("after training, read back as {method}: {:.4}", loss(&again, &test)?.to_scalar::<f32>()?);
     }
     Ok(())
+}
+
+/// Right sums of numbers of two digits as token ids. All rows have one length and end with the answer's two digits.
+fn rows(tokenizer: &Tokenizer, held_out: bool) -> anyhow::Result<Tensor> {
+    let mut rng = TorchRng::new(1);
+    let sums = (0..2000).map(|_| Sum::draw(&mut || rng.next_u32(), held_out)).filter(|s| s.a > 9 && s.b > 9);
+    let rows = sums.map(|s| tokenizer.encode(&(s.prompt() + &s.answer()))).collect::<Result<Vec<_>, _>>()?;
+    Ok(Tensor::new(rows, &Device::Cpu)?)
 }

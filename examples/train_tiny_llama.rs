@@ -6,8 +6,6 @@
 
 #![allow(clippy::print_stdout)]
 
-mod sums;
-
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarBuilder, VarMap};
@@ -15,9 +13,9 @@ use candle_peft::core::checkpoint::{write_folder, write_tensors};
 use candle_peft::core::torch_rng::TorchRng;
 use candle_peft::models::{CausalLanguageModel, ForwardOptions, Llama, LlamaConfig};
 use candle_peft::nn::{IGNORE_INDEX, cross_entropy};
+use candle_peft::train::task::Sum;
 use serde_json::json;
 use std::path::Path;
-use sums::{Sum, draw};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 const PAD: u32 = 0;
@@ -116,8 +114,11 @@ fn tokenizer() -> Result<tokenizers::Tokenizer> {
 fn document(rng: &mut TorchRng) -> String {
     let (lines, right) = (1 + rng.next_u32() % 5, rng.next_u32().is_multiple_of(2));
     let answer = |sum: Sum| if right { sum.answer() } else { wrong_answer(sum) };
-    let sums = draw(rng, lines as usize, false);
-    sums.into_iter().map(|s| s.prompt() + &answer(s)).collect::<Vec<_>>().join("\n")
+    draw(rng, lines as usize, false).into_iter().map(|s| s.prompt() + &answer(s)).collect::<Vec<_>>().join("\n")
+}
+
+fn draw(rng: &mut TorchRng, n: usize, held_out: bool) -> Vec<Sum> {
+    (0..n).map(|_| Sum::draw(&mut || rng.next_u32(), held_out)).collect()
 }
 
 /// What the other half of the training text claims: one too many.

@@ -7,6 +7,7 @@ mod custom_method;
 mod factor_cache;
 mod fixture;
 mod golden;
+mod grpo;
 mod hotswap;
 mod old_files;
 mod pretrained;

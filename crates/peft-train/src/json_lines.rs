@@ -44,5 +44,6 @@ fn lines(path: &Path, grows: bool, take: &mut dyn FnMut(usize, Object) -> Result
 
 fn parse(text: &str) -> Result<Object, String> {
     // The reader sees a single line and reports its own line 1.
-    serde_json::from_str(text).map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
+    serde_json::from_str(text.trim_end())
+        .map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
 }

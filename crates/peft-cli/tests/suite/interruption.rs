@@ -15,12 +15,18 @@ fn train(place: &Workplace, out: &str) -> String {
     format!("train --base {base} --data {data} --eval-data {data} --out {out} {OPTIONS}")
 }
 
+fn grpo(place: &Workplace, out: &str) -> String {
+    let options = "--method tinylora --set u=13 --set weight_tying=1.0 --set target_modules=all-linear --task sums --steps 40 \
+        --prompts-per-step 4 --group-size 4 --num-iterations 2 --learning-rate 0.01 --seed 7 --eval-problems 10 --eval-every 16 --save-every 1";
+    format!("grpo {options} --out {}", place.at(out))
+}
+
 /// What a run leaves behind, without the times.
 fn result(out: &str) -> (Vec<u8>, Vec<u8>, Vec<Value>) {
     let read = |name: &str| fs::read(Path::new(out).join(name)).unwrap();
     let timeless = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("seconds").unwrap();
+        line.as_object_mut().unwrap().retain(|key, _| !key.ends_with("seconds"));
         line
     };
     let metrics = String::from_utf8(read("metrics.jsonl")).unwrap().lines().map(timeless).collect();
@@ -59,13 +65,26 @@ fn is_saving(out: &str) -> bool {
 #[test]
 fn a_killed_and_resumed_run_ends_with_the_bytes_of_an_undisturbed_one() {
     let place = Workplace::new();
-    run(&train(&place, "whole"), &[]).expect_success();
+    kill_and_resume(&place, train);
+}
+
+/// Also when it is killed while completions are drawn, or between two updates of a step.
+#[test]
+fn so_does_reinforcement_learning() {
+    let place = Workplace::new();
+    kill_and_resume(&place, grpo);
+    let completions = |out: &str| fs::read(Path::new(&place.at(out)).join("completions.jsonl")).unwrap();
+    assert!(completions("whole") == completions("killed"));
+}
+
+fn kill_and_resume(place: &Workplace, words: fn(&Workplace, &str) -> String) {
+    run(&words(place, "whole"), &[]).expect_success();
     let expected = result(&place.at("whole"));
-    let (words, out) = (train(&place, "killed"), place.at("killed"));
+    let (words, out) = (words(place, "killed"), place.at("killed"));
     // The first kill comes before anything was saved, others in the middle of a step or of saving one.
     let mut kills = usize::from(kill_when(&words, || true));
     for round in 1..8 {
-        let step = 6 * round;
+        let step = 4 * round;
         let now = || lines(&out) > step && (round % 2 == 0 || is_saving(&out));
         kills += usize::from(kill_when(&format!("{words} --resume"), now));
     }

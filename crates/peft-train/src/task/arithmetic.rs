@@ -41,6 +41,9 @@ pub struct ArithmeticConfig {
     pub operands: RangeInclusive<u32>,
     /// What the user says; `{}` stands for `37 + 45`.
     pub question: String,
+    /// How many right answers to other questions come before the question, as earlier turns of the chat. They show a small model
+    /// what an answer looks like.
+    pub examples: usize,
     /// How many held-out problems to measure with. There are fewer where the operands do not give as many.
     pub eval_problems: usize,
     /// The seed of the training problems.
@@ -53,6 +56,7 @@ impl Default for ArithmeticConfig {
             operations: vec![Operation::Add, Operation::Subtract],
             operands: 10..=99,
             question: "What is {}? Answer with the number only.".to_owned(),
+            examples: 4,
             eval_problems: 200,
             seed: 0,
         }
@@ -89,7 +93,8 @@ impl ArithmeticConfig {
     /// Everything that problems depend on, but for the seed.
     pub(super) fn description(&self) -> String {
         let operations: String = self.operations.iter().map(Operation::to_string).collect();
-        format!("{operations} {:?} {} {}", self.operands, self.eval_problems, self.question)
+        let Self { operands, examples, eval_problems, question, .. } = self;
+        format!("{operations} {operands:?} {examples} {eval_problems} {question}")
     }
 
     fn check(&self) -> Result<()> {
@@ -118,7 +123,7 @@ impl ArithmeticConfig {
         Ok(())
     }
 
-    fn exercise(&self, bits: &mut impl FnMut() -> u32, held_out: bool) -> (Operation, u32, u32) {
+    fn exercise(&self, bits: &mut impl FnMut() -> u32, held_out: bool) -> Exercise {
         let mut below = |bound: usize| bits() as usize % bound;
         let operation = self.operations[below(self.operations.len())];
         let (low, count) = (*self.operands.start(), self.operands.clone().count());
@@ -131,14 +136,32 @@ impl ArithmeticConfig {
         }
     }
 
-    fn problem(&self, (operation, a, b): (Operation, u32, u32)) -> Problem {
-        let answer = match operation {
-            Operation::Add => u64::from(a) + u64::from(b),
-            Operation::Subtract => u64::from(a - b),
-            Operation::Multiply => u64::from(a) * u64::from(b),
-        };
-        let question = self.question.replace("{}", &format!("{a} {operation} {b}"));
-        Problem::new(Prompt::Chat(vec![Message::new("user", &question)]), answer.to_string())
+    fn problem(&self, exercise: Exercise) -> Problem {
+        // The same turns before every question; none of their pairs is held out.
+        let mut bits = numbers(1, u64::MAX);
+        let mut messages = Vec::with_capacity(2 * self.examples + 1);
+        for _ in 0..self.examples {
+            let example = self.exercise(&mut bits, false);
+            messages.push(Message::new("user", &self.question_of(example)));
+            messages.push(Message::new("assistant", &answer(example).to_string()));
+        }
+        messages.push(Message::new("user", &self.question_of(exercise)));
+        Problem::new(Prompt::Chat(messages), answer(exercise).to_string())
+    }
+
+    fn question_of(&self, (operation, a, b): Exercise) -> String {
+        self.question.replace("{}", &format!("{a} {operation} {b}"))
+    }
+}
+
+type Exercise = (Operation, u32, u32);
+
+fn answer((operation, a, b): Exercise) -> u64 {
+    let (a, b) = (u64::from(a), u64::from(b));
+    match operation {
+        Operation::Add => a + b,
+        Operation::Subtract => a - b,
+        Operation::Multiply => a * b,
     }
 }
 

@@ -75,7 +75,7 @@ impl Task {
         }
     }
 
-    /// Arithmetic for models that chat: each prompt is one message of the user, such as `What is 37 + 45?`.
+    /// Arithmetic for models that chat: after a few examples the user asks for something such as `37 + 45`.
     ///
     /// A tenth of all pairs of operands is held out, whatever their order and the operation.
     ///

@@ -16,5 +16,12 @@ pub(super) fn after_marker(text: &str) -> Option<&str> {
 
 /// Without what stands around an answer in running text. A per cent sign is no factor: data sets leave it out.
 pub(super) fn trimmed(text: &str) -> &str {
-    text.trim_matches([' ', '.', '!', '?', '$', '%'])
+    let around = [' ', '.', '!', '?', '$', '%'];
+    let text = text.trim_end_matches(around);
+    let inner = text.trim_start_matches(around);
+    let before = &text[..text.len() - inner.len()];
+    // The point of `.5` belongs to the number.
+    let is_decimal =
+        before.ends_with('.') && !before.ends_with("..") && inner.starts_with(|c: char| c.is_ascii_digit());
+    if is_decimal { &text[before.len() - 1..] } else { inner }
 }

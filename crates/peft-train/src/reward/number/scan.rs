@@ -30,11 +30,13 @@ pub(super) fn last_number(text: &str) -> Option<Number> {
 /// Reads `-$1,234.50%` or `3/4` at the beginning of `text`, where `before` is the character in front of it.
 pub(super) fn scan(text: &str, before: Option<char>) -> Option<Scanned> {
     let mut rest = text;
-    // In `16-3` and `COVID-19` it is no sign.
-    let sign_fits = before.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, ')' | ']' | '}' | '%'));
+    // In `16-3`, `5$-3$` and `COVID-19` it is no sign.
+    let sign_fits =
+        before.is_none_or(|c| !c.is_alphanumeric() && !is_currency(c) && !matches!(c, ')' | ']' | '}' | '%'));
+    let currency_fits = before.is_none_or(|c| !c.is_ascii_digit());
     let mut negative = sign_fits && take(&mut rest, is_minus);
     let mut signed = negative || sign_fits && take(&mut rest, |c| c == '+');
-    if take(&mut rest, |c| matches!(c, '$' | '£' | '€')) && !signed {
+    if take(&mut rest, |c| currency_fits && is_currency(c)) && !signed {
         negative = take(&mut rest, is_minus);
         signed = true;
     }
@@ -92,6 +94,10 @@ fn leading_digits(text: &str) -> &str {
 
 fn is_minus(c: char) -> bool {
     matches!(c, '-' | '−' | '–')
+}
+
+fn is_currency(c: char) -> bool {
+    matches!(c, '$' | '£' | '€')
 }
 
 /// Takes the first character off a text if it fits.
