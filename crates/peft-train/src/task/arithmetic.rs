@@ -1,4 +1,4 @@
-//! Arithmetic with two operands, asked in a chat.
+//! Arithmetic with two operands.
 
 use super::numbers;
 use super::problem::{Problem, Prompt};
@@ -31,6 +31,16 @@ impl fmt::Display for Operation {
     }
 }
 
+/// How exercises are put to a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ArithmeticStyle {
+    /// As text that goes on: lines such as `37 + 45 = 82`, and one that ends with `=`. The answer ends with the line.
+    Lines,
+    /// As a chat. What the user says; `{}` stands for `37 + 45`.
+    Chat(String),
+}
+
 /// What [`Task::arithmetic`](super::Task::arithmetic) asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,10 +49,10 @@ pub struct ArithmeticConfig {
     pub operations: Vec<Operation>,
     /// What both operands are drawn from; at most a million.
     pub operands: RangeInclusive<u32>,
-    /// What the user says; `{}` stands for `37 + 45`.
-    pub question: String,
-    /// How many right answers to other questions come before the question, as earlier turns of the chat. They show a small model
-    /// what an answer looks like.
+    /// How it is asked.
+    pub style: ArithmeticStyle,
+    /// How many right answers to other exercises come before the one in question, as lines or as earlier turns of a chat. They show a
+    /// small model what an answer looks like.
     pub examples: usize,
     /// How many held-out problems to measure with. There are fewer where the operands do not give as many.
     pub eval_problems: usize,
@@ -53,9 +63,9 @@ pub struct ArithmeticConfig {
 impl Default for ArithmeticConfig {
     fn default() -> Self {
         Self {
-            operations: vec![Operation::Add, Operation::Subtract],
-            operands: 10..=99,
-            question: "What is {}? Answer with the number only.".to_owned(),
+            operations: vec![Operation::Add],
+            operands: 1..=50,
+            style: ArithmeticStyle::Lines,
             examples: 4,
             eval_problems: 200,
             seed: 0,
@@ -93,8 +103,8 @@ impl ArithmeticConfig {
     /// Everything that problems depend on, but for the seed.
     pub(super) fn description(&self) -> String {
         let operations: String = self.operations.iter().map(Operation::to_string).collect();
-        let Self { operands, examples, eval_problems, question, .. } = self;
-        format!("{operations} {operands:?} {examples} {eval_problems} {question}")
+        let Self { operands, examples, eval_problems, style, .. } = self;
+        format!("{operations} {operands:?} {examples} {eval_problems} {style:?}")
     }
 
     fn check(&self) -> Result<()> {
@@ -102,9 +112,11 @@ impl ArithmeticConfig {
         if self.operations.is_empty() {
             return Err(Error::option("operations", "there are none; the choices are +, - and *"));
         }
-        if !self.question.contains("{}") {
-            let message = format!("`{}` has no {{}} for the exercise", self.question);
-            return Err(Error::option("question", message));
+        if let ArithmeticStyle::Chat(question) = &self.style
+            && !question.contains("{}")
+        {
+            let message = format!("`{question}` has no {{}} for the exercise");
+            return Err(Error::option("style", message));
         }
         if self.eval_problems == 0 {
             return Err(Error::option("eval_problems", "it must be at least 1"));
@@ -137,24 +149,45 @@ impl ArithmeticConfig {
     }
 
     fn problem(&self, exercise: Exercise) -> Problem {
-        // The same turns before every question; none of their pairs is held out.
+        // The same before every exercise; none of their pairs is held out.
         let mut bits = numbers(1, u64::MAX);
-        let mut messages = Vec::with_capacity(2 * self.examples + 1);
-        for _ in 0..self.examples {
-            let example = self.exercise(&mut bits, false);
-            messages.push(Message::new("user", &self.question_of(example)));
-            messages.push(Message::new("assistant", &answer(example).to_string()));
-        }
-        messages.push(Message::new("user", &self.question_of(exercise)));
-        Problem::new(Prompt::Chat(messages), answer(exercise).to_string())
+        let examples = (0..self.examples).map(|_| self.exercise(&mut bits, false));
+        let prompt = match &self.style {
+            ArithmeticStyle::Lines => {
+                let lines = examples.map(|example| format!("{} = {}\n", written(example), answer(example)));
+                Prompt::Text(lines.collect::<String>() + &format!("{} =", written(exercise)))
+            }
+            ArithmeticStyle::Chat(question) => {
+                let question = |exercise| Message::new("user", &question.replace("{}", &written(exercise)));
+                let turns = |example| [question(example), Message::new("assistant", &answer(example).to_string())];
+                Prompt::Chat(examples.flat_map(turns).chain([question(exercise)]).collect())
+            }
+        };
+        Problem::new(prompt, answer(exercise).to_string())
     }
 
-    fn question_of(&self, (operation, a, b): Exercise) -> String {
-        self.question.replace("{}", &format!("{a} {operation} {b}"))
+    /// What ends an answer.
+    pub(super) fn stop_strings(&self) -> Vec<String> {
+        match self.style {
+            ArithmeticStyle::Lines => vec!["\n".to_owned()],
+            ArithmeticStyle::Chat(_) => vec![],
+        }
+    }
+
+    /// The right completion of a problem.
+    pub(super) fn demonstration(&self, problem: &Problem) -> String {
+        match self.style {
+            ArithmeticStyle::Lines => format!(" {}", problem.answer),
+            ArithmeticStyle::Chat(_) => problem.answer.clone(),
+        }
     }
 }
 
 type Exercise = (Operation, u32, u32);
+
+fn written((operation, a, b): Exercise) -> String {
+    format!("{a} {operation} {b}")
+}
 
 fn answer((operation, a, b): Exercise) -> u64 {
     let (a, b) = (u64::from(a), u64::from(b));

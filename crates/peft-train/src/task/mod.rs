@@ -11,7 +11,7 @@ mod problem;
 mod rows;
 mod sums;
 
-pub use arithmetic::{ArithmeticConfig, Operation};
+pub use arithmetic::{ArithmeticConfig, ArithmeticStyle, Operation};
 pub use gsm8k::Gsm8kPrompt;
 pub use named::TaskFiles;
 pub use problem::{Problem, Prompt, Reading};
@@ -75,7 +75,7 @@ impl Task {
         }
     }
 
-    /// Arithmetic for models that chat: after a few examples the user asks for something such as `37 + 45`.
+    /// Arithmetic with two numbers such as `37 + 45`, after a few examples; as lines of text, or for models that chat.
     ///
     /// A tenth of all pairs of operands is held out, whatever their order and the operation.
     ///
@@ -87,8 +87,8 @@ impl Task {
             seed: config.seed,
             eval: config.held_out()?,
             form: AnswerForm::Bare,
-            stop_strings: vec![],
-            max_new_tokens: 16,
+            stop_strings: config.stop_strings(),
+            max_new_tokens: 8,
             digest: digest_of("arithmetic", [config.description().as_str()]),
             source: Source::Arithmetic(config),
         })
@@ -208,7 +208,8 @@ impl Task {
     /// `None` where a problem of a file has neither a completion nor an answer.
     pub fn demonstration(&self, problem: &Problem) -> Option<String> {
         match &self.source {
-            Source::Sums | Source::Arithmetic(_) => Some(problem.answer.clone()),
+            Source::Sums => Some(problem.answer.clone()),
+            Source::Arithmetic(config) => Some(config.demonstration(problem)),
             Source::Rows(rows) => rows.demonstration(problem),
         }
     }

@@ -2,7 +2,7 @@
 
 use peft_train::chat::{ChatTemplate, Message};
 use peft_train::data::Row;
-use peft_train::task::{ArithmeticConfig, Operation, Problem, Prompt, Reading, Sum, Task, TaskFiles};
+use peft_train::task::{ArithmeticConfig, ArithmeticStyle, Operation, Problem, Prompt, Reading, Sum, Task, TaskFiles};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) fn text(problem: &Problem) -> String {
@@ -92,7 +92,7 @@ fn arithmetic_is_right_and_holds_pairs_out_in_any_order() {
         config.operations = all;
         config.operands = 2..=40;
         config.eval_problems = 300;
-        config.question = "{}".to_owned();
+        config.style = ArithmeticStyle::Chat("{}".to_owned());
         config.examples = 0;
     })
     .unwrap();
@@ -130,7 +130,12 @@ fn arithmetic_is_right_and_holds_pairs_out_in_any_order() {
 /// The examples are right, the same everywhere, and not about what is measured.
 #[test]
 fn questions_come_after_examples() {
-    let task = arithmetic(|config| config.examples = 3).unwrap();
+    let task = arithmetic(|config| {
+        config.operations = vec![Operation::Add, Operation::Subtract];
+        config.style = ArithmeticStyle::Chat("What is {}? Answer with the number only.".to_owned());
+        config.examples = 3;
+    })
+    .unwrap();
     let turns = |problem: &Problem| {
         let Prompt::Chat(messages) = &problem.prompt else { panic!("not a chat") };
         let roles: Vec<String> = messages.iter().map(Message::role).collect();
@@ -162,9 +167,28 @@ fn questions_come_after_examples() {
 }
 
 #[test]
+fn lines_end_where_the_answer_begins() {
+    let task = Task::arithmetic(ArithmeticConfig::default()).unwrap();
+    let problem = &task.eval_problems()[0];
+    let prompt = text(problem);
+    let lines: Vec<&str> = prompt.lines().collect();
+    assert_eq!(lines.len(), 5, "{prompt}");
+    for line in &lines[..4] {
+        let (sum, answer) = line.split_once(" = ").unwrap();
+        let (a, b) = sum.split_once(" + ").unwrap();
+        assert_eq!(a.parse::<u32>().unwrap() + b.parse::<u32>().unwrap(), answer.parse::<u32>().unwrap(), "{line}");
+    }
+    assert!(lines[4].ends_with(" ="), "{prompt}");
+    assert_eq!(task.stop_strings(), ["\n"]);
+    let completion = task.demonstration(problem).unwrap();
+    assert_eq!(completion, format!(" {}", problem.answer));
+    assert!(task.read(problem, &completion).strict);
+}
+
+#[test]
 fn arithmetic_refuses_what_cannot_be_asked() {
     refusal(arithmetic(|config| config.operations.clear()), &["operations", "+, - and *"]);
-    refusal(arithmetic(|config| config.question = "What?".to_owned()), &["question", "`What?`", "{}"]);
+    refusal(arithmetic(|config| config.style = ArithmeticStyle::Chat("What?".to_owned())), &["style", "`What?`", "{}"]);
     refusal(arithmetic(|config| config.eval_problems = 0), &["eval_problems", "at least 1"]);
     #[allow(clippy::reversed_empty_ranges, reason = "that is the mistake")]
     for operands in [9..=3, 1..=u32::MAX] {
