@@ -83,6 +83,7 @@ fn steps_follow_from_the_seed_alone() {
 fn micro_batches_change_rounding_alone() {
     let whole = &steps(GrpoConfig { steps: 1, beta: 0.1, ..small() })[0];
     let split = &steps(GrpoConfig { steps: 1, beta: 0.1, micro_batch_tokens: 20, ..small() })[0];
+    assert!(whole.kl.unwrap() < 1e-9, "an adapter that has not moved is at the base model");
     assert!((whole.loss - split.loss).abs() < 1e-5, "{} and {}", whole.loss, split.loss);
     assert!((whole.grad_norm - split.grad_norm).abs() < 1e-3 * whole.grad_norm, "{whole:?} {split:?}");
 }
@@ -97,7 +98,6 @@ fn every_variant_takes_steps() {
             let last = metrics.last().unwrap();
             assert!(last.loss.is_finite() && last.grad_norm > 0.0, "{loss_type} {scale_rewards}: {last:?}");
             assert!(last.kl.unwrap() > 0.0, "an adapter that has moved is away from the base model");
-            assert_eq!(metrics[0].kl.map(|kl| kl < 1e-9), Some(true), "one that has not is at the base model");
         }
     }
 }
