@@ -142,12 +142,35 @@ unsafe fn tile<S: Simd, const P: usize, const R: usize, const C: usize>(
     x: *const f32,
     x_stride: usize,
 ) -> [[f32; R]; C] {
-    let lanes = S::F32_LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sums = whole::<S, P, R, C>(simd, depth, w, w_stride, x, x_stride);
+        let full = depth / LANES * LANES;
+        if full == depth {
+            return added::<S, P, R, C>(simd, sums);
+        }
+        let rest = depth - full;
+        added::<S, P, R, C>(simd, with_rest(simd, sums, rest, w.add(full), w_stride, x.add(full), x_stride))
+    }
+}
+
+/// The sums of each lane, but for terms that do not fill all [`LANES`].
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn whole<S: Simd, const P: usize, const R: usize, const C: usize>(
+    simd: S,
+    depth: usize,
+    w: *const f32,
+    w_stride: usize,
+    x: *const f32,
+    x_stride: usize,
+) -> [[[S::f32s; P]; R]; C] {
     let mut sums = [[[simd.splat_f32s(0.0); P]; R]; C];
-    let full = depth / LANES * LANES;
-    for k in (0..full).step_by(LANES) {
+    for k in (0..depth / LANES * LANES).step_by(LANES) {
         for p in 0..P {
-            let at = k + p * lanes;
+            let at = k + p * S::F32_LANES;
             let mut left = [simd.splat_f32s(0.0); R];
             for (i, left) in left.iter_mut().enumerate() {
                 // SAFETY: the caller's promise; registers may be read from any address.
@@ -162,26 +185,37 @@ unsafe fn tile<S: Simd, const P: usize, const R: usize, const C: usize>(
             }
         }
     }
-    if full < depth {
-        for p in 0..P {
-            let at = full + p * lanes;
-            let count = lanes.min(depth.saturating_sub(at));
-            if count == 0 {
-                break;
-            }
-            for (j, sums) in sums.iter_mut().enumerate() {
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: so many elements are left of both rows. Zeros behind them add nothing.
-                    let [left, right] = unsafe {
-                        [w.add(i * w_stride + at), x.add(j * x_stride + at)]
-                            .map(|rest| simd.partial_load_f32s(std::slice::from_raw_parts(rest, count)))
-                    };
-                    sums[p] = simd.mul_add_e_f32s(left, right, sums[p]);
-                }
+    sums
+}
+
+/// The sums with those terms. A function of its own: its loops would keep the others' sums in memory.
+///
+/// # Safety
+/// `rest` elements can be read of each of the rows, fewer than [`LANES`].
+#[inline(always)]
+unsafe fn with_rest<S: Simd, const P: usize, const R: usize, const C: usize>(
+    simd: S,
+    mut sums: [[[S::f32s; P]; R]; C],
+    rest: usize,
+    w: *const f32,
+    w_stride: usize,
+    x: *const f32,
+    x_stride: usize,
+) -> [[[S::f32s; P]; R]; C] {
+    for at in (0..rest).step_by(S::F32_LANES) {
+        let (p, count) = (at / S::F32_LANES, S::F32_LANES.min(rest - at));
+        for (j, sums) in sums.iter_mut().enumerate() {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise. Zeros behind the elements add nothing.
+                let (left, right) = unsafe {
+                    let rest = |row: *const f32| simd.partial_load_f32s(std::slice::from_raw_parts(row.add(at), count));
+                    (rest(w.add(i * w_stride)), rest(x.add(j * x_stride)))
+                };
+                sums[p] = simd.mul_add_e_f32s(left, right, sums[p]);
             }
         }
     }
-    added::<S, P, R, C>(simd, sums)
+    sums
 }
 
 /// The sums of the lanes, in halves.
@@ -193,8 +227,11 @@ fn added<S: Simd, const P: usize, const R: usize, const C: usize>(
     let mut out = [[0.0; R]; C];
     #[cfg(target_arch = "x86_64")]
     if P == 1 && R == 4 && C == 6 && std::any::TypeId::of::<S>() == std::any::TypeId::of::<pulp::x86::V4>() {
-        // SAFETY: V4 says that the processor has these instructions.
-        unsafe { avx512::added(sums.as_ptr().cast(), out.as_mut_ptr().cast()) };
+        // SAFETY: V4 says that the processor has these instructions, and its registers are these.
+        unsafe {
+            let of = |at: usize| std::mem::transmute_copy(&sums[at / R][at % R][0]);
+            avx512::added(of, out.as_flattened_mut());
+        }
         return out;
     }
     for (sums, out) in sums.iter_mut().zip(&mut out) {
@@ -219,56 +256,64 @@ mod avx512 {
         _mm512_shuffle_ps, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpacklo_pd,
     };
 
-    /// The sums of the lanes of 24 registers, in halves: of eight or sixteen registers at a time, so that no lane is idle.
+    /// The sums of the lanes of 24 registers, in halves: of several registers at a time, so that few lanes are idle. `of` is called
+    /// with literals, for the registers not to go through memory.
     ///
-    /// # Safety
-    /// There are 24 registers and 24 numbers, and the processor has AVX-512.
-    #[inline(always)]
-    pub(super) unsafe fn added(sums: *const __m512, out: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut first = [_mm512_setzero_ps(); 16];
-            let mut rest = [_mm512_setzero_ps(); 16];
-            for i in 0..16 {
-                first[PLACES[i]] = sums.add(i).read();
-                if i < 8 {
-                    rest[PLACES[i]] = sums.add(16 + i).read();
-                }
-            }
-            _mm512_storeu_ps(out, sixteen(first));
-            let mut last = [0.0; 16];
-            _mm512_storeu_ps(last.as_mut_ptr(), sixteen(rest));
-            std::ptr::copy_nonoverlapping(last.as_ptr(), out.add(16), 8);
-        }
-    }
-
-    /// Which of the registers of [`sixteen`] has its sum at each place.
-    const PLACES: [usize; 16] = [0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
-
     /// # Safety
     /// The processor has AVX-512.
     #[inline(always)]
-    unsafe fn sixteen(a: [__m512; 16]) -> __m512 {
+    pub(super) unsafe fn added(of: impl Fn(usize) -> __m512, out: &mut [f32]) {
+        let (out, rest) = out.split_at_mut(16);
+        assert_eq!((out.len(), rest.len()), (16, 8));
+        // SAFETY: the caller's promise; there is room for a register.
+        unsafe {
+            let low = pairs(parts(of(0), of(4), of(8), of(12)), parts(of(1), of(5), of(9), of(13)));
+            let high = pairs(parts(of(2), of(6), of(10), of(14)), parts(of(3), of(7), of(11), of(15)));
+            _mm512_storeu_ps(out.as_mut_ptr(), neighbours(low, high));
+            let none = _mm512_setzero_ps();
+            let low = pairs(parts(of(16), of(20), none, none), parts(of(17), of(21), none, none));
+            let high = pairs(parts(of(18), of(22), none, none), parts(of(19), of(23), none, none));
+            let mut last = [0.0; 16];
+            _mm512_storeu_ps(last.as_mut_ptr(), neighbours(low, high));
+            rest.copy_from_slice(&last[..8]);
+        }
+    }
+
+    /// The quarters of each register added, four numbers for each: in the parts of a register.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[inline(always)]
+    unsafe fn parts(a: __m512, b: __m512, c: __m512, d: __m512) -> __m512 {
         // SAFETY: the caller's promise.
         unsafe {
-            let zero = _mm512_setzero_ps();
-            let (mut eight, mut four, mut two) = ([zero; 8], [zero; 4], [zero; 2]);
-            for i in 0..8 {
-                let (low, high) =
-                    (_mm512_shuffle_f32x4::<0x44>(a[i], a[i + 8]), _mm512_shuffle_f32x4::<0xee>(a[i], a[i + 8]));
-                eight[i] = _mm512_add_ps(low, high);
-            }
-            for i in 0..4 {
-                let (x, y) = (eight[i], eight[i + 4]);
-                four[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(x, y), _mm512_shuffle_f32x4::<0xdd>(x, y));
-            }
-            for i in 0..2 {
-                let (x, y) = (_mm512_castps_pd(four[i]), _mm512_castps_pd(four[i + 2]));
-                let (low, high) = (_mm512_unpacklo_pd(x, y), _mm512_unpackhi_pd(x, y));
-                two[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-            }
-            let [x, y] = two;
-            _mm512_add_ps(_mm512_shuffle_ps::<0x88>(x, y), _mm512_shuffle_ps::<0xdd>(x, y))
+            let x = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+            let y = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(x, y), _mm512_shuffle_f32x4::<0xdd>(x, y))
         }
+    }
+
+    /// The halves of each part added: two numbers of a part of `a`, then two of that of `b`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[inline(always)]
+    unsafe fn pairs(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+            let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+            _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
+        }
+    }
+
+    /// Neighbours added: two numbers of a part of `a`, then two of that of `b`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[inline(always)]
+    unsafe fn neighbours(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b)) }
     }
 }
