@@ -54,9 +54,11 @@ pub trait CausalLanguageModel: Adaptable + Debug + Send + Sync {
     /// # Errors
     /// As [`CausalLanguageModel::hidden`].
     fn forward(&self, input_ids: &Tensor, options: ForwardOptions<'_>) -> candle_core::Result<Tensor> {
-        let inference = options.cache.is_some();
-        let logits = || self.head().forward(&self.hidden(input_ids, options)?);
-        if inference { Ok(peft_nn::without_graph(logits)?.detach()) } else { logits() }
+        options.run(|options| {
+            let inference = options.cache.is_some();
+            let logits = self.head().forward(&self.hidden(input_ids, options)?)?;
+            Ok(if inference { logits.detach() } else { logits })
+        })
     }
 
     /// The bytes that a training step over `(batch, seq)` tokens keeps of each block for its backward, or `None` when the model

@@ -47,6 +47,13 @@ pub struct ForwardOptions<'a> {
     pub(crate) packing: Option<Packing>,
 }
 
+impl ForwardOptions<'_> {
+    /// Runs a pass with these options: without a graph if it is one with a cache.
+    pub(crate) fn run<R>(self, pass: impl FnOnce(Self) -> R) -> R {
+        if self.cache.is_some() { peft_nn::without_graph(|| pass(self)) } else { pass(self) }
+    }
+}
+
 impl<'a> ForwardOptions<'a> {
     /// Logits for every position.
     pub fn all() -> Self {

@@ -99,13 +99,15 @@ impl CausalLanguageModel for Gpt2 {
     }
 
     fn hidden(&self, input_ids: &Tensor, options: ForwardOptions<'_>) -> candle_core::Result<Tensor> {
-        let mut sequence = Sequence::new(input_ids, options, self.config.n_positions)?;
-        let tokens = self.transformer.wte.forward(sequence.ids())?;
-        let positions = self.transformer.wpe.forward(&sequence.position_ids()?)?;
-        let shared = tokens.dims() != positions.dims();
-        let hidden = if shared { tokens.broadcast_add(&positions)? } else { residual(&tokens, &positions)? };
-        let hidden = self.transformer.h.forward(hidden, &(), &mut sequence)?;
-        self.transformer.ln_f.forward(&sequence.finish(hidden)?)
+        options.run(|options| {
+            let mut sequence = Sequence::new(input_ids, options, self.config.n_positions)?;
+            let tokens = self.transformer.wte.forward(sequence.ids())?;
+            let positions = self.transformer.wpe.forward(&sequence.position_ids()?)?;
+            let shared = tokens.dims() != positions.dims();
+            let hidden = if shared { tokens.broadcast_add(&positions)? } else { residual(&tokens, &positions)? };
+            let hidden = self.transformer.h.forward(hidden, &(), &mut sequence)?;
+            self.transformer.ln_f.forward(&sequence.finish(hidden)?)
+        })
     }
 
     /// Of each token a block keeps, in elements of the model's dtype:

@@ -124,11 +124,13 @@ impl CausalLanguageModel for Llama {
     }
 
     fn hidden(&self, input_ids: &Tensor, options: ForwardOptions<'_>) -> candle_core::Result<Tensor> {
-        let mut sequence = Sequence::new(input_ids, options, self.config.max_position_embeddings)?;
-        let hidden = self.model.embed_tokens.forward(sequence.ids())?;
-        let rotation = self.rope.tables(sequence.positions(), sequence.ids())?;
-        let hidden = self.model.layers.forward(hidden, &rotation, &mut sequence)?;
-        self.model.norm.forward(&sequence.finish(hidden)?)
+        options.run(|options| {
+            let mut sequence = Sequence::new(input_ids, options, self.config.max_position_embeddings)?;
+            let hidden = self.model.embed_tokens.forward(sequence.ids())?;
+            let rotation = self.rope.tables(sequence.positions(), sequence.ids())?;
+            let hidden = self.model.layers.forward(hidden, &rotation, &mut sequence)?;
+            self.model.norm.forward(&sequence.finish(hidden)?)
+        })
     }
 
     /// Of each token a block keeps, in elements of the model's dtype:

@@ -26,5 +26,5 @@ mod value;
 pub use backward::{backward, backward_with};
 pub(crate) use join::{Backward, Gradients, join, join_all};
 pub use paused::without_graph;
-pub(crate) use paused::{only_noted, paused, resumed};
+pub(crate) use paused::{is_off, only_noted, paused, resumed};
 pub(crate) use value::{Value, broadcast_add, matmul};

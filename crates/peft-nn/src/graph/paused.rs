@@ -23,7 +23,8 @@ pub(crate) fn paused<R>(f: impl FnOnce() -> R) -> (R, Vec<Tensor>) {
 
 /// Runs `f` on this thread without recording our operators: their results are not tracked, and nothing is saved for a backward pass.
 ///
-/// For inference with a model that is in training. What candle's own operations compute from variables is tracked as ever, and so is
+/// For inference, also with a model that is in training. Products with frozen matrices give each token the same bits there for any number of
+/// tokens, and take more of the processor for many of them than they would outside. What candle's own operations compute from variables is tracked as ever, and so is
 /// a tensor that was tracked before.
 pub fn without_graph<R>(f: impl FnOnce() -> R) -> R {
     struct Off(bool);
@@ -36,6 +37,11 @@ pub fn without_graph<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Whether this thread runs in [`without_graph`].
+pub(crate) fn is_off() -> bool {
+    OFF.get()
+}
+
 /// Runs `f` recording, also inside of [`paused`].
 pub(crate) fn resumed<R>(f: impl FnOnce() -> R) -> R {
     let _restore = Restore(READ.take());
@@ -44,7 +50,7 @@ pub(crate) fn resumed<R>(f: impl FnOnce() -> R) -> R {
 
 /// Whether this thread records nothing. If so, notes the variables that `input` is or was computed from.
 pub(crate) fn only_noted(input: &Tensor) -> bool {
-    if OFF.get() {
+    if is_off() {
         return true;
     }
     READ.with_borrow_mut(|read| {

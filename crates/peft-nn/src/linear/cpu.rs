@@ -3,9 +3,9 @@ use half::{bf16, f16};
 
 use super::low_rank::Change;
 use super::{Linear, NAME, WeightLayout};
-use crate::cpu::gemm::{ByRows, Matrix, Panels, product, product_by_rows};
+use crate::cpu::gemm::{ByRows, Matrix, Panels, product, product_by_rows, row_product};
 use crate::cpu::{Element, Operand, column_sums, products, read, value};
-use crate::graph::Value;
+use crate::graph::{Value, is_off};
 
 /// Evaluates an expression with `$type` standing for a dtype that is computed with in f32.
 macro_rules! dispatch {
@@ -70,6 +70,10 @@ fn forward_typed<T: Element<Acc = f32>>(op: &mut Linear, bias: Option<&Tensor>) 
     let bias = bias.as_ref().map(|bias| bias.as_slice::<T>()).transpose()?;
 
     let by_rows = !weight.is_column_major();
+    // What a token gets in inference does not depend on how many there are.
+    if by_rows && (rows == 1 || is_off()) {
+        return by_row_products::<T>(op, x, weight, bias);
+    }
     // Shared by the product with the weight and the one with A.
     let panels = (by_rows || op.change.is_some()).then(|| Panels::pack(x.t(), true));
     let mut mixed = Vec::new();
@@ -105,6 +109,29 @@ fn forward_typed<T: Element<Acc = f32>>(op: &mut Linear, bias: Option<&Tensor>) 
             rounded::<T>(out, (rows, outputs))
         }
     }
+}
+
+/// The forward pass by [`row_product`].
+fn by_row_products<T: Element<Acc = f32>>(
+    op: &mut Linear,
+    x: Matrix<'_>,
+    weight: Matrix<'_>,
+    bias: Option<&[T]>,
+) -> Result<Value> {
+    let (rows, outputs) = (x.rows, weight.rows);
+    let mut out = vec![T::zero(); rows * outputs];
+    let Some(change) = &mut op.change else {
+        row_product(&mut out, outputs, &[(x, weight)], bias);
+        return Ok(value(out, (rows, outputs)));
+    };
+    let (a, b) = (Operand::of(&change.a)?, Operand::of(&change.b)?);
+    let (a, b) = (a.matrix()?, b.matrix()?);
+    let mut low = vec![0.0; rows * a.rows];
+    row_product(&mut low, a.rows, &[(x, a)], None);
+    let mixed = change.scaled_and_mixed(&low, rows)?;
+    row_product(&mut out, outputs, &[(x, weight), (Matrix::of(&mixed, rows, b.columns), b)], bias);
+    change.low = low;
+    Ok(value(out, (rows, outputs)))
 }
 
 fn backward_typed<T: Element<Acc = f32>>(op: &Linear, grad: &Tensor, wanted: [bool; 6]) -> Result<[Option<Value>; 6]> {

@@ -145,7 +145,12 @@ impl WithSimd for Maxima<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        self.0.chunks(BLOCK).map(|block| max(simd, Identity, block) as f32).collect()
+        // Loops: in closures of iterators vector instructions are not inlined.
+        let mut maxima = Vec::with_capacity(self.0.len().div_ceil(BLOCK));
+        for block in self.0.chunks(BLOCK) {
+            maxima.push(max(simd, Identity, block) as f32);
+        }
+        maxima
     }
 }
 
@@ -159,7 +164,11 @@ impl WithSimd for Sums<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<[f64; 2]> {
-        self.logits.chunks(CHUNK).map(|chunk| sum::<S, f32, 1, 2>(simd, self.exponent, [chunk])).collect()
+        let mut sums = Vec::with_capacity(self.logits.len().div_ceil(CHUNK));
+        for chunk in self.logits.chunks(CHUNK) {
+            sums.push(sum::<S, f32, 1, 2>(simd, self.exponent, [chunk]));
+        }
+        sums
     }
 }
 

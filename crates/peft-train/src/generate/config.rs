@@ -1,6 +1,7 @@
 //! How tokens are chosen, and when a text ends.
 
 use crate::error::{Error, Result};
+use peft_nn::Sampling;
 
 /// How tokens are chosen, and when to stop.
 ///
@@ -47,6 +48,15 @@ impl Default for GenerationConfig {
 }
 
 impl GenerationConfig {
+    /// The part of it that chooses tokens.
+    pub fn sampling(&self) -> Sampling {
+        let mut sampling = Sampling::default();
+        sampling.repetition_penalty = self.repetition_penalty;
+        sampling.temperature = self.temperature;
+        (sampling.top_k, sampling.top_p, sampling.min_p) = (self.top_k, self.top_p, self.min_p);
+        sampling
+    }
+
     /// Holds every option to its range.
     ///
     /// # Errors

@@ -39,10 +39,7 @@ impl Generator {
     /// When an option is out of range.
     pub fn new(config: GenerationConfig) -> Result<Self> {
         config.check()?;
-        let mut sampling = Sampling::default();
-        sampling.repetition_penalty = config.repetition_penalty;
-        sampling.temperature = config.temperature;
-        (sampling.top_k, sampling.top_p, sampling.min_p) = (config.top_k, config.top_p, config.min_p);
+        let sampling = config.sampling();
         Ok(Self { config, sampling, stop_strings: None, cache: None })
     }
 

@@ -3,9 +3,9 @@
 use super::DEPTH;
 use super::matrix::Matrix;
 use super::pack::{Pack, Panels, Widths};
+use super::row_product::row_product;
 use super::scratch::Scratch;
 use super::tile::{Destination, Strided, panel_product, tile_rows};
-use super::vector::{has_contiguous_rows, vector_product};
 use crate::cpu::Element;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -72,8 +72,10 @@ pub(crate) fn product_by_rows<T: Element<Acc = f32>>(
         }
         return;
     }
-    if tokens == 1 && terms.iter().all(|term| has_contiguous_rows(&term.w)) {
-        return vector_product(&mut out[..n], terms, bias);
+    if tokens == 1 && terms.iter().all(|term| !term.w.is_column_major()) {
+        let xs: Vec<Vec<f32>> = terms.iter().map(|term| term.x.first_column()).collect();
+        let terms: Vec<_> = xs.iter().zip(terms).map(|(x, term)| (Matrix::of(x, 1, x.len()), term.w)).collect();
+        return row_product(&mut out[..n], n, &terms, bias);
     }
     let width = terms.first().map_or(1, |term| term.x.width);
     let work = tokens * n * terms.iter().map(|term| term.x.depth).sum::<usize>();

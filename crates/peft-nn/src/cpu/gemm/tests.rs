@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::product::{ByRows, product, product_by_rows};
+use super::row_product::row_product;
 use super::{DEPTH, Matrix, Panels, Values};
 use crate::cpu::Element;
 use half::{bf16, f16};
@@ -57,6 +58,11 @@ fn products_are_those_of_f64_at_odd_sizes_and_in_any_order_of_memory() {
                 let mut out = vec![f32::NAN; m * n];
                 product(&mut out, &[(x, w.t())]);
                 assert_close(&out, &expected, tolerance);
+                if !x.is_column_major() && !w.is_column_major() {
+                    let mut out = vec![f32::NAN; m * n];
+                    row_product(&mut out, n, &[(x, w)], None);
+                    assert_close(&out, &expected, tolerance);
+                }
             }
         }
     }
@@ -74,10 +80,12 @@ fn terms_and_bias_are_added() {
     let mut out = vec![f32::NAN; m * n];
     product(&mut out, &[(x, w.t()), (low, b.t())]);
     assert_close(&out, &sum, 2e-6);
+    let with_bias: Vec<f64> = sum.iter().enumerate().map(|(at, sum)| sum + f64::from(bias[at % n])).collect();
+    row_product(&mut out, n, &[(x, w), (low, b)], Some(&bias));
+    assert_close(&out, &with_bias, 2e-6);
     let terms = [(x, w), (low, b)].map(|(x, w)| (Panels::pack(x.t(), false), w));
     let terms = terms.each_ref().map(|(x, w)| ByRows { x, w: *w });
     product_by_rows(&mut out, n, &terms, Some(&bias));
-    let with_bias: Vec<f64> = sum.iter().enumerate().map(|(at, sum)| sum + f64::from(bias[at % n])).collect();
     assert_close(&out, &with_bias, 2e-6);
 }
 
@@ -92,13 +100,22 @@ fn sixteen_bits_are_widened_exactly_and_rounded_once() {
         let mut wide = vec![f32::NAN; m * n];
         product(&mut wide, &[(Matrix::of(&x32, m, k), Matrix::of(&w32, n, k).t())]);
         let mut out = vec![f32::NAN; m * n];
-        let (x, w) = (Matrix::row_major(values(&x), m, k), Matrix::row_major(values(&w), n, k));
+        let x_narrow = x;
+        let (x, w) = (Matrix::row_major(values(&x_narrow), m, k), Matrix::row_major(values(&w), n, k));
         product(&mut out, &[(x, w.t())]);
         assert_eq!(out, wide);
         let mut out = vec![T::zero(); m * n];
         product_by_rows(&mut out, n, &[ByRows { x: &Panels::pack(x.t(), true), w }], Some(&bias));
         let rounded = wide.iter().enumerate().map(|(at, wide)| T::narrow(wide + bias[at % n].widen()));
         assert_eq!(widen(&out), rounded.map(|x| x.widen()).collect::<Vec<_>>());
+        let mut wide = vec![f32::NAN; m * n];
+        row_product(&mut wide, n, &[(Matrix::of(&x32, m, k), Matrix::of(&w32, n, k))], None);
+        for tokens in [1, m] {
+            let mut out = vec![T::zero(); tokens * n];
+            row_product(&mut out, n, &[(Matrix::row_major(values(&x_narrow), tokens, k), w)], Some(&bias));
+            let rounded = wide.iter().enumerate().map(|(at, wide)| T::narrow(wide + bias[at % n].widen()).widen());
+            assert_eq!(widen(&out), rounded.take(tokens * n).collect::<Vec<_>>());
+        }
         let mut transposed = vec![f32::NAN; k * k];
         product(&mut transposed, &[(w.t(), w)]);
         let mut same = vec![f32::NAN; k * k];
@@ -131,6 +148,30 @@ fn bits_depend_neither_on_threads_nor_on_the_number_of_tokens_beyond_one() {
     assert_eq!(of(1, 1), of(5, 1));
     for tokens in [2, 17, 64] {
         assert_eq!(of(2, tokens), all[..tokens * n]);
+    }
+}
+
+#[test]
+fn bits_of_row_products_depend_neither_on_threads_nor_on_the_number_of_tokens() {
+    let (m, n, k) = (150, 203, DEPTH + 100);
+    let (x, w, low, b) = (sample(m * k, 1), sample(n * k, 2), sample(m * 3, 3), sample(n * 3, 4));
+    let of = |threads: usize, first: usize, tokens: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (x, low) = (Matrix::of(&x[first * k..], tokens, k), Matrix::of(&low[first * 3..], tokens, 3));
+        let mut out = vec![f32::NAN; tokens * n];
+        let terms = [(x, Matrix::of(&w, n, k)), (low, Matrix::of(&b, n, 3))];
+        pool.install(|| row_product(&mut out, n, &terms, None));
+        out
+    };
+    let all = of(1, 0, m);
+    for threads in [1, 2, 5] {
+        for (first, tokens) in [(0, m), (0, 1), (7, 1), (3, 2), (10, 64), (20, 97)] {
+            assert_eq!(
+                of(threads, first, tokens),
+                all[first * n..][..tokens * n],
+                "{tokens} tokens, {threads} threads"
+            );
+        }
     }
 }
 

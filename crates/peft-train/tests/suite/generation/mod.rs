@@ -1,5 +1,10 @@
 //! Generation.
 
+mod adapters;
+mod batches;
+mod processors;
+mod stop;
+
 use crate::tiny;
 use candle_core::{Device, Tensor};
 use peft_models::{CausalLanguageModel, ForwardOptions};
