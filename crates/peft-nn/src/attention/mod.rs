@@ -8,7 +8,7 @@ mod node;
 mod options;
 #[cfg(test)]
 mod tests;
-mod visible;
+mod visibility;
 
 use candle_core::{Result, Tensor};
 
