@@ -1,6 +1,6 @@
 //! The adapters attached to one host: which are active, which are merged.
 
-use crate::{AdapterLayer, BaseWeight, Error, HostView, Mode, Param, Result};
+use crate::{AdapterLayer, BaseWeight, Error, HostView, LowRank, Mode, Param, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -58,6 +58,16 @@ struct Live {
     bias: Option<Replacement>,
 }
 
+/// How adapters change the weight of a linear host.
+#[derive(Debug)]
+pub(crate) enum OnlyChange {
+    /// Not at all.
+    None,
+    LowRank(LowRank),
+    /// By several changes, or by one that is no product of small matrices or not of the weight alone.
+    More,
+}
+
 /// The adapters attached to one host.
 #[derive(Clone, Debug, Default)]
 pub struct AdapterSlots {
@@ -93,6 +103,15 @@ impl AdapterSlots {
         let change = change.filter(|change| change.fits(input.dtype()));
         let fused = usize::from(change.is_some());
         nested(layers, fused, host, input, self.mode, |input| host.linear(input, change.as_ref()))
+    }
+
+    /// What the active, unmerged adapters make of a linear host's weight, if that is a single low-rank change at the most.
+    pub(crate) fn only_change(&self) -> candle_core::Result<OnlyChange> {
+        Ok(match self.live.layers.as_slice() {
+            [] => OnlyChange::None,
+            [layer] => layer.low_rank(self.mode)?.map_or(OnlyChange::More, OnlyChange::LowRank),
+            _ => OnlyChange::More,
+        })
     }
 
     /// The weight that replaces the host's own, in the layout of the host's own, if an active adapter brings one.

@@ -1,7 +1,8 @@
 //! A linear layer that adapters can be attached to.
 
 use super::same_shape;
-use crate::{AdapterSlots, BaseWeight, Host, HostKind, HostRole, HostSpec, HostView, Result, WeightLayout};
+use crate::slots::OnlyChange;
+use crate::{AdapterSlots, BaseWeight, Host, HostKind, HostRole, HostSpec, HostView, LowRank, Result, WeightLayout};
 use candle_core::{Module, Tensor};
 
 /// `y = x W^T + b` plus the active adapters: candle-nn's `Linear`, and GPT-2's Conv1D, as a host.
@@ -40,20 +41,54 @@ impl Linear {
     }
 }
 
+/// What a [`Linear`] computes where it is one linear map: `x (W + change)^T + bias`.
+///
+/// Its tensors are tracked in training as far as they are trained.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LinearMap<'a> {
+    /// The layer's own weight, or the one an active adapter brought along.
+    pub weight: &'a Tensor,
+    /// How the weight is stored.
+    pub layout: WeightLayout,
+    /// The layer's own bias, or the one an active adapter brought along.
+    pub bias: Option<&'a Tensor>,
+    /// What the active adapter adds to the weight.
+    pub change: Option<LowRank>,
+}
+
 impl Linear {
-    /// Weight, its layout and bias, where they alone are what the layer computes with and nothing of it is trained: for operators
-    /// that do more than this layer in one step.
-    pub fn frozen(&self) -> Option<(&Tensor, WeightLayout, Option<&Tensor>)> {
-        let trained = self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op);
-        (!self.slots.is_live() && !trained).then_some((&self.weight, self.layout, self.bias.as_ref()))
+    /// The layer as one linear map, for operators that do more than this layer in one step. `None` where it is not one: with several
+    /// active adapters here, with one that drops a part of its input in training, or one that does something else to the layer.
+    ///
+    /// # Errors
+    /// When an adapter cannot compute its change.
+    pub fn map(&self) -> candle_core::Result<Option<LinearMap<'_>>> {
+        let change = match self.slots.only_change()? {
+            OnlyChange::None => None,
+            OnlyChange::LowRank(change) => Some(change),
+            OnlyChange::More => return Ok(None),
+        };
+        Ok(Some(LinearMap {
+            weight: self.effective_weight(),
+            layout: self.layout,
+            bias: self.effective_bias(),
+            change,
+        }))
+    }
+
+    fn effective_weight(&self) -> &Tensor {
+        self.slots.weight().unwrap_or(&self.weight)
+    }
+
+    fn effective_bias(&self) -> Option<&Tensor> {
+        self.slots.bias().or(self.bias.as_ref())
     }
 }
 
 impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
-        let weight = self.slots.weight().unwrap_or(&self.weight);
-        let bias = self.slots.bias().or(self.bias.as_ref());
-        self.slots.forward_linear(HostView::new(weight, self.layout, bias), xs)
+        self.slots.forward_linear(HostView::new(self.effective_weight(), self.layout, self.effective_bias()), xs)
     }
 }
 

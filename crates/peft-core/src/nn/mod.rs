@@ -5,7 +5,7 @@ mod linear;
 mod norm;
 
 pub use embedding::Embedding;
-pub use linear::Linear;
+pub use linear::{Linear, LinearMap};
 pub use norm::{LayerNorm, RmsNorm};
 
 use crate::{BaseWeight, Error, Result};

@@ -10,7 +10,7 @@ mod options;
 mod packing;
 #[cfg(test)]
 mod tests;
-mod visible;
+mod visibility;
 
 use candle_core::{Result, Tensor};
 

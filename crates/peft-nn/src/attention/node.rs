@@ -1,7 +1,7 @@
 use candle_core::{Result, Tensor};
 
 use super::geometry::Geometry;
-use super::visible::Visibility;
+use super::visibility::Visibility;
 use super::{AttentionOptions, composed, cpu};
 use crate::checks::{ensure_dtype, ensure_float};
 use crate::graph::{Backward, join};

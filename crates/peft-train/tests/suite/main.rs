@@ -10,6 +10,8 @@ mod dataset;
 mod eval;
 mod fixtures;
 mod generation;
+mod head;
+mod log_probs;
 mod loss;
 mod memory;
 mod metrics;

@@ -6,7 +6,7 @@ use candle_core::Result;
 
 use super::arithmetic::Arithmetic;
 use super::scores::intersection;
-use crate::attention::visible::Visibility;
+use crate::attention::visibility::Visibility;
 use crate::cpu::read;
 
 pub(super) struct Mask<'a, A> {

@@ -9,15 +9,16 @@ use super::inputs::{Counted, Inputs, Matrices, Wanted};
 use super::parts::{Parts, Sums};
 use super::product::{Multiply, Side};
 use super::rows::{Become, Blend, Position, read};
+use crate::cpu::simd::CHUNK;
 use crate::cpu::{Element, for_each_row};
 
-/// Logits that exist at a time where a block of positions goes through the vocabulary piece by piece: 4 MiB of f32, little enough for a
-/// cache that all cores share. Fewer where unit tests shall see many blocks and pieces.
-pub(super) const LOGITS: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 /// Positions of a block: enough to read the weight rarely.
 const POSITIONS: usize = if cfg!(test) { 24 } else { 512 };
-/// Entries of the vocabulary in a piece are a multiple of this, so that the losses have the same bits however large the pieces are.
-const ENTRIES: usize = if cfg!(test) { 64 } else { 1024 };
+/// Logits that exist at a time where a block goes through the vocabulary piece by piece: 4 MiB in f32, little enough for a cache that all
+/// cores share, and with few positions enough that threads do not wait for each other often. Fewer where unit tests shall see many pieces.
+const LOGITS: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
+/// Entries in a piece are a multiple of this, so that losses have the same bits however large the pieces are.
+const MULTIPLE: usize = if cfg!(test) { 64 } else { CHUNK };
 /// Logits that exist at a time where a gradient has a part for each entry of the vocabulary, in f32 28 MiB; from 32 on an allocator asks
 /// the system for fresh pages every time. Where the gradient of the weight is kept anyway, half as many as it has elements are allowed:
 /// each block adds to all of it.
@@ -39,8 +40,8 @@ impl Sizes {
             return Self { positions: FEWEST.max(logits / vocabulary.max(1)), entries: vocabulary.max(1) };
         }
         // Of a wide model fewer, so that their hidden states take no more than their logits.
-        let positions = counted.clamp(1, POSITIONS).min(FEWEST.max(LOGITS / hidden_size.max(1)));
-        let entries = (LOGITS / positions / ENTRIES).max(1) * ENTRIES;
+        let positions = counted.clamp(1, POSITIONS.min(FEWEST.max(LOGITS / hidden_size.max(1))));
+        let entries = (LOGITS / positions / MULTIPLE).max(1) * MULTIPLE;
         Self { positions, entries: entries.min(vocabulary.max(1)) }
     }
 }
