@@ -1,10 +1,11 @@
 //! Log-probabilities of completions, computed with each prompt once for all completions of it.
 
 use crate::error::{Error, Result};
+use crate::loss::{elements, head_losses};
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{Device, Tensor};
 use peft_models::{CausalLanguageModel, Checkpointing, ForwardOptions};
-use peft_nn::{CrossEntropy, CrossEntropyOptions, OutputHead, Packing, cross_entropy_with, embedding};
+use peft_nn::{CrossEntropy, CrossEntropyOptions, Packing, embedding};
 
 /// A completion of a prompt, as token ids.
 #[derive(Debug, Clone, Copy)]
@@ -18,13 +19,13 @@ pub(super) struct Continuation<'a> {
 
 /// The logarithms of the probabilities of completions' tokens under `softmax(logits / temperature)`.
 #[derive(Debug)]
-pub(super) struct TokenLogProbs {
+pub(super) struct CompletionLogProbs {
     losses: CrossEntropy,
     /// Tokens of each completion.
     lengths: Vec<usize>,
 }
 
-impl TokenLogProbs {
+impl CompletionLogProbs {
     /// Those of completions, tracked if the model is in training mode.
     ///
     /// # Errors
@@ -41,24 +42,14 @@ impl TokenLogProbs {
         let options = ForwardOptions::all().with_packing(row.packing).with_checkpointing(checkpointing);
         let hidden = model.hidden(&input, options)?.squeeze(0)?;
         let hidden = embedding(&Tensor::new(row.predictors, &device)?, &hidden)?;
-        let (labels, head) = (Tensor::new(row.labels, &device)?, model.head());
-        let losses = match head.frozen() {
-            Some((weight, layout, bias)) => OutputHead::new(weight, layout)
-                .with_bias(bias)
-                .with_logit_scale(1.0 / temperature)
-                .cross_entropy(&hidden, &labels, CrossEntropyOptions::default().ignore_index)?,
-            None => {
-                let options = CrossEntropyOptions::default().with_logit_scale(1.0 / temperature);
-                cross_entropy_with(&head.forward(&hidden)?, &labels, options)?
-            }
-        };
+        let options = CrossEntropyOptions::default().with_logit_scale(1.0 / temperature);
+        let losses = head_losses(model.head(), &hidden, &Tensor::new(row.labels, &device)?, options)?;
         Ok(Self { losses, lengths: completions.iter().map(|completion| completion.ids.len()).collect() })
     }
 
     /// The values, completion by completion.
     pub(super) fn values(&self) -> Result<Vec<Vec<f64>>> {
-        let losses =
-            self.losses.per_token().detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let losses = elements(self.losses.per_token())?;
         let mut rest = losses.as_slice();
         let of_completion = |length: &usize| {
             let (of_completion, after) = rest.split_at((*length).min(rest.len()));

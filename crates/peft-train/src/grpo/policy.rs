@@ -1,7 +1,7 @@
 //! The model in training: log-probabilities of completions, and the gradients of their loss.
 
 use super::GrpoConfig;
-use super::log_probs::{Continuation, TokenLogProbs};
+use super::log_probs::{Continuation, CompletionLogProbs};
 use super::micro_batches::{micro_batches, token_count};
 use super::objective::{Normalizer, TokenProbabilities};
 use super::rows::{Row, Rows};
@@ -97,9 +97,9 @@ impl<M: CausalLanguageModel> Policy<'_, M> {
         micro_batches(completions, micro_batch_tokens, activation_memory, self.model.base())
     }
 
-    fn forward(&self, completions: &[Continuation<'_>]) -> Result<TokenLogProbs> {
+    fn forward(&self, completions: &[Continuation<'_>]) -> Result<CompletionLogProbs> {
         let base = self.model.base();
         let checkpointing = self.config.activation_memory.checkpointing(base, (1, token_count(completions)))?;
-        TokenLogProbs::of(base, completions, self.config.temperature, checkpointing)
+        CompletionLogProbs::of(base, completions, self.config.temperature, checkpointing)
     }
 }

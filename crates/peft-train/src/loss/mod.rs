@@ -11,7 +11,8 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use peft_models::{CausalLanguageModel, Checkpointing};
 use peft_nn::CrossEntropyOptions;
-use targets::{TokenLosses, elements};
+use targets::TokenLosses;
+pub(crate) use targets::{elements, head_losses};
 
 /// The cross-entropy of a batch: each token is predicted from those before it.
 ///

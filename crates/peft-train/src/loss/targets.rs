@@ -81,7 +81,7 @@ fn targets(labels: &Tensor) -> Result<Vec<i64>> {
 }
 
 /// The losses of hidden states: logits exist as a whole only if the head is more than one linear map.
-fn head_losses(
+pub(crate) fn head_losses(
     head: &Linear,
     hidden: &Tensor,
     labels: &Tensor,
@@ -97,6 +97,6 @@ fn head_losses(
 }
 
 /// The elements of losses as they lie, without a graph.
-pub(super) fn elements(losses: &Tensor) -> Result<Vec<f64>> {
+pub(crate) fn elements(losses: &Tensor) -> Result<Vec<f64>> {
     Ok(losses.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }
