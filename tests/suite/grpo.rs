@@ -72,7 +72,9 @@ fn steps_follow_from_the_seed_alone() {
     assert_eq!(steps(GrpoConfig { rollout_rows: 3, ..small() }), first);
     let merged = steps(GrpoConfig { rollout_weights: RolloutWeights::Merged, ..small() });
     let close = |(a, b): (&GrpoMetrics, &GrpoMetrics)| {
-        (a.reward, a.tokens) == (b.reward, b.tokens) && (a.loss - b.loss).abs() < 1e-4 && (a.grad_norm - b.grad_norm).abs() < 1e-2
+        (a.reward, a.tokens) == (b.reward, b.tokens)
+            && (a.loss - b.loss).abs() < 1e-4
+            && (a.grad_norm - b.grad_norm).abs() < 1e-2
     };
     assert!(merged.iter().zip(&first).all(close), "{merged:?}\n{first:?}");
     assert_ne!(steps(GrpoConfig { seed: 1, ..small() }), first);
@@ -90,7 +92,8 @@ fn micro_batches_change_rounding_alone() {
 
 #[test]
 fn every_variant_takes_steps() {
-    let config = GrpoConfig { steps: 3, num_iterations: 2, mini_batches: 2, beta: 0.05, learning_rate: 0.05, ..small() };
+    let config =
+        GrpoConfig { steps: 3, num_iterations: 2, mini_batches: 2, beta: 0.05, learning_rate: 0.05, ..small() };
     for loss_type in LossType::ALL {
         for scale_rewards in ScaleRewards::ALL {
             let options = GrpoConfig { loss_type, scale_rewards, epsilon_high: Some(0.28), ..config.clone() };
@@ -156,7 +159,8 @@ fn a_resumed_run_ends_with_the_same_bytes() {
     let encoder = Encoder { tokenizer: Some(&tokenizer), chat: None };
     let other = GrpoConfig { steps: 6, group_size: 5, num_iterations: 2, ..small() };
     let mut trainer = Trainer::new(&mut model, &task, encoder, other).unwrap();
-    let error = run(&mut trainer, &parts, &RunOptions { resume: true, ..options }, &mut |_| {}).unwrap_err().to_string();
+    let error =
+        run(&mut trainer, &parts, &RunOptions { resume: true, ..options }, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("group_size was 4, now 5"), "{error}");
 }
 

@@ -1,7 +1,7 @@
 //! The model in training: log-probabilities of completions, and the gradients of their loss.
 
 use super::GrpoConfig;
-use super::log_probs::{Continuation, CompletionLogProbs};
+use super::log_probs::{CompletionLogProbs, Continuation};
 use super::micro_batches::{micro_batches, token_count};
 use super::objective::{Normalizer, TokenProbabilities};
 use super::rows::{Row, Rows};
