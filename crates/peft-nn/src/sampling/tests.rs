@@ -140,7 +140,7 @@ fn every_kept_token_can_be_drawn() {
     for sampling in options().into_iter().filter(|sampling| sampling.repetition_penalty == 1.0) {
         let (kept, unsure) = kept(&wide, &sampling);
         let draws: Vec<_> = (0..20_000).map(|i| Draw { row: 0, uniform: f64::from(i) / 20_000.0, seen: &[] }).collect();
-        let sampled = sample(&tensor(&[row.clone()]), &sampling, &draws).unwrap();
+        let sampled = sample(&tensor(std::slice::from_ref(&row)), &sampling, &draws).unwrap();
         for (id, p) in kept {
             let found = sampled.iter().filter(|sampled| sampled.id as usize == id).count() as f64 / 20_000.0;
             assert!(

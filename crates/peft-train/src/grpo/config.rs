@@ -153,7 +153,6 @@ impl GrpoConfig {
             seed: self.seed,
             stop_ids,
             max_rows: self.rollout_rows,
-            ..GenerationConfig::default()
         }
     }
 
