@@ -15,6 +15,7 @@ mod memory;
 mod metrics;
 mod optim;
 mod order;
+mod report;
 mod resume;
 mod reward_number;
 mod reward_program;
