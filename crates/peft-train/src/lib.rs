@@ -4,7 +4,8 @@
 //! [`chat`] template; [`optim`] updates variables with PyTorch's arithmetic at the rate of a [`schedule`]; [`progress`]
 //! and [`metrics`] tell how it goes. Everything is a function of the step, so a run can be resumed exactly.
 //!
-//! [`task`] holds problems whose answers can be checked, and [`reward`] says what an answer is worth.
+//! [`task`] holds problems whose answers can be checked, and [`reward`] says what an answer is worth. [`report`] shows a run as
+//! a page.
 //!
 //! The parts that run one: [`loss`] of a batch, [`sft`] to train an adapter, [`eval`] to measure it, [`generate`] to read
 //! what it writes.

@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Combine(CombineArgs),
     /// Show what an adapter or model holds, or what is wrong with it
     Inspect(InspectArgs),
+    /// Show a run as an HTML page: curves, evaluations, options and completions
+    Report(ReportArgs),
     /// Publish an adapter on the Hugging Face Hub, with a model card
     Push(PushArgs),
 }
@@ -319,6 +321,17 @@ pub(crate) struct InspectArgs {
 
     #[command(flatten)]
     pub(crate) factors: FactorArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The run's folder, with its metrics.jsonl
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+
+    /// The file to write [default: report.html in the run's folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

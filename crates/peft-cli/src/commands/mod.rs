@@ -9,6 +9,7 @@ mod init;
 mod inspect;
 mod merge;
 mod push;
+mod report;
 mod train;
 mod training;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         Command::Convert(args) => output.report(&convert::run(&args, &pretrained)?),
         Command::Combine(args) => output.report(&combine::run(&args, &pretrained)?),
         Command::Push(args) => output.report(&push::run(&args, &pretrained)?),
+        Command::Report(args) => output.report(&report::run(&args)?),
         Command::Inspect(args) => output.report(&inspect::run(&args, &pretrained)?),
     }
 }

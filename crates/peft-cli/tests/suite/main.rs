@@ -14,5 +14,6 @@ mod exports;
 mod hub;
 mod interruption;
 mod old_files;
+mod report;
 mod support;
 mod usage;

