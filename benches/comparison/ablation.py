@@ -117,9 +117,10 @@ class Ablation:
         except ProgramFailed as error:
             print(f"{setting.name}: {error}")
             return None
-        found = {key: value for key, value in accuracies(measured).items() if not key.endswith("interval")}
-        values = dict(setting.experiment.values)
-        return {**values, "learning_rate": setting.rate, "trained": trained.record["report"]["trainable_parameters"], **found}
+        shares = accuracies(measured)
+        return {**dict(setting.experiment.values), "learning_rate": setting.rate,
+                "trained": trained.record["report"]["trainable_parameters"],
+                **{key: shares[key] for key in ("test accuracy", "test accuracy sampled")}}
 
 
 def cell_of(setting):
@@ -132,7 +133,7 @@ def groups(modules, tying):
 
 
 def table(outcome):
-    """The outcome as a table: a line for each rank and degree of sharing, a column for each u."""
+    """The outcome as lines of a table: one for each rank and degree of sharing, a column for each u."""
     values, rows = outcome["settings"]["values"], outcome["rows"]
     lines = ["| r | weight_tying | " + " | ".join(f"u = {u}" for u in values["u"]) + " |", "|" + "---|" * (2 + len(values["u"]))]
     for r, tying in product(values["r"], values["weight_tying"]):
@@ -142,4 +143,4 @@ def table(outcome):
             shares = [100 * row["test accuracy sampled"] for row in found]
             cells.append(f"{statistics.fmean(shares):.1f} ({min(shares):.1f} to {max(shares):.1f}), {found[0]['trained']:,}")
         lines.append(f"| {r} | {tying:g} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return lines

@@ -28,7 +28,6 @@ class Call:
 
     report: dict
     seconds: float
-    cpu_seconds: float
     memory: list
     memory_max: int
 
@@ -76,7 +75,7 @@ class Program:
             raise ProgramFailed(f"{' '.join(words)} ended with {process.returncode}: {said[-1] if said else 'no output'}")
         # Kilobytes on Linux, bytes on macOS.
         most = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return Call(json.loads(text), seconds, usage.ru_utime + usage.ru_stime, memory, most)
+        return Call(json.loads(text), seconds, memory, most)
 
 
 def watch(process):

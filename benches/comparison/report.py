@@ -12,6 +12,9 @@ from experiments import HERE, REGIMES, defaults, read
 
 NAMES = {"sft": "SFT", "grpo": "GRPO"}
 METHODS = {"TINYLORA": "TinyLoRA", "LORA": "LoRA", "LORA_XS": "LoRA-XS", "VERA": "VeRA", "IA3": "IA3"}
+DRAWN = "test accuracy sampled"
+FORGETTING = ("forgetting", "forgetting right", "forgetting wrong")
+MISSING = "–"
 
 
 @dataclass
@@ -81,6 +84,7 @@ def load(folder):
 
 
 def text(folder, base, rows):
+    """The report of a model."""
     model, seeds = folder.name, len(defaults(folder.name)["seeds"])
     before, system = base["train_info"]["metrics"][-1], base["meta_info"]["system_info"]
     steps = sorted({run["run_info"]["train_config"]["steps"] for row in rows for runs in row.runs.values() for run in runs})
@@ -88,69 +92,81 @@ def text(folder, base, rows):
         f"# Results: {model}", "",
         "Made by `report.py` of the files beside this one. What they show and what they do not: [README](../../README.md).", "",
         "![Accuracy and forgetting of every adapter, supervised and by reinforcement learning](results.svg)", "",
-        f"{', '.join(map(str, steps))} steps, {seeds} seeds; means, and in parentheses the lowest and the highest seed. The untouched model: "
-        f"{percent(before['test accuracy'])} % of the likeliest answers are right, {percent(before['test accuracy sampled'])} % of those "
-        "drawn at temperature 1.", "",
+        f"{', '.join(map(str, steps))} steps, {seeds} seeds; means, and in parentheses the lowest and the highest seed. The untouched "
+        f"model: {100 * before['test accuracy']:.1f} % of the likeliest answers are right, "
+        f"{100 * before['test accuracy sampled']:.1f} % of those drawn at temperature 1.", "",
         "## Accuracy in percent", "",
-        "The lift is the mean under GRPO less the mean under SFT, of drawn answers.", "",
-        "| adapter | modules | numbers trained | likeliest: SFT | likeliest: GRPO | drawn: SFT | drawn: GRPO | lift |",
-        "|---|---|---|---|---|---|---|---|",
+        "The lift is the mean under GRPO less the mean under SFT, of drawn answers.", "", *accuracy_table(rows, seeds), "",
+        "## Forgetting", "",
+        "Mean loss per token on texts that are not the task, in nats, after less before.", "", *forgetting_table(rows, seeds), "",
+        "## Cost", "",
+        f"{system['processor'] or system['machine']}, threads of each run: {system['threads']}. Seconds are those of the training's "
+        "steps; memory is the most that its process had resident. Tokens are those with a loss under SFT and those generated under "
+        "GRPO, so their rates do not compare.", "", *cost_table(rows),
     ]
-    for row in rows:
-        cells = [span(row.last(regime, key), seeds, 100) for key in ("test accuracy", "test accuracy sampled") for regime in REGIMES]
-        drawn = [row.last(regime, "test accuracy sampled") for regime in REGIMES]
-        lift = f"{100 * (statistics.fmean(drawn[1]) - statistics.fmean(drawn[0])):+.1f}" if all(drawn) else "–"
-        lines.append(f"| {row.title} | {row.modules} | {row.trained:,} | {' | '.join(cells)} | {lift} |")
-    kinds = [key for key in ("forgetting", "forgetting right", "forgetting wrong") if rows[0].last("sft", key) or rows[0].last("grpo", key)]
-    lines += ["", "## Forgetting", "", "Mean loss per token on texts that are not the task, in nats, after less before.", ""]
-    header = [f"{key.removeprefix('forgetting').strip() or 'all'} texts: {NAMES[regime]}" for key in kinds for regime in REGIMES]
-    lines += [f"| adapter | {' | '.join(header)} |", "|---" * (1 + len(header)) + "|"]
-    for row in rows:
-        lines.append(f"| {row.title} | " + " | ".join(span(row.last(regime, key), seeds, 1, 3) for key in kinds for regime in REGIMES) + " |")
-    lines += ["", "## Cost", "",
-              f"{system['threads']} thread, {system['processor'] or system['machine']}. Seconds are processor time of the whole training process; "
-              "memory is the most that it had resident. Tokens are those with a loss under SFT and those generated under GRPO, so their rates "
-              "do not compare.", "",
-              "| adapter | file, bytes | seconds: SFT | GRPO | tokens/s: SFT | GRPO | memory, MB: SFT | GRPO | rate: SFT | GRPO |",
-              "|---|---|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = [f"{row.some['train_info']['file_size']:,}"]
-        cells += [mean(row.facts(regime, "train_cpu_time"), 1) for regime in REGIMES]
-        cells += [mean(rates(row.runs[regime]), 0) for regime in REGIMES]
-        cells += [mean([value / 1e6 for value in row.facts(regime, "accelerator_memory_max")], 0) for regime in REGIMES]
-        cells += [", ".join(sorted({f"{run['run_info']['train_config']['learning_rate']:g}" for run in row.runs[regime]})) or "–"
-                  for regime in REGIMES]
-        lines.append(f"| {row.title} | {' | '.join(cells)} |")
-    grid = folder / "ablation.json"
-    if grid.exists():
-        outcome = read(grid)
+    if (folder / "ablation.json").exists():
+        outcome = read(folder / "ablation.json")
+        settings = outcome["settings"]
         lines += ["", "## TinyLoRA's options", "",
-                  f"{outcome['settings']['steps']} steps of {NAMES[outcome['settings']['regime']]} on all linear layers: percent of drawn answers that "
-                  "are right, mean over three projection seeds with the lowest and the highest, and how many numbers are trained.", "",
-                  ablation.table(outcome)]
+                  f"{settings['steps']} steps of {NAMES[settings['regime']]} on all linear layers: percent of drawn answers that are "
+                  f"right, the mean over {len(settings['values']['projection_seed'])} projection seeds with the lowest and the highest, "
+                  "and how many numbers are trained.", "", *ablation.table(outcome)]
     return "\n".join(lines) + "\n"
 
 
-def rates(runs):
+def accuracy_table(rows, seeds):
+    yield from head("adapter", "modules", "numbers trained", "likeliest: SFT", "GRPO", "drawn: SFT", "GRPO", "lift")
+    for row in rows:
+        cells = [span(row.last(regime, key), seeds, 100, 1) for key in ("test accuracy", DRAWN) for regime in REGIMES]
+        drawn = [row.last(regime, DRAWN) for regime in REGIMES]
+        lift = f"{100 * (statistics.fmean(drawn[1]) - statistics.fmean(drawn[0])):+.1f}" if all(drawn) else MISSING
+        yield line(row.title, row.modules, f"{row.trained:,}", *cells, lift)
+
+
+def forgetting_table(rows, seeds):
+    kinds = [key for key in FORGETTING if any(row.last(regime, key) for row in rows for regime in REGIMES)]
+    titles = [key.removeprefix("forgetting").strip() or "all" for key in kinds]
+    yield from head("adapter", *(f"{title} texts: {NAMES[regime]}" for title in titles for regime in REGIMES))
+    for row in rows:
+        yield line(row.title, *(span(row.last(regime, key), seeds, 1, 3) for key in kinds for regime in REGIMES))
+
+
+def cost_table(rows):
+    yield from head("adapter", "file, bytes", "seconds: SFT", "GRPO", "tokens/s: SFT", "GRPO", "memory, MB: SFT", "GRPO",
+                    "learning rate: SFT", "GRPO")
+    for row in rows:
+        seconds = [mean(row.facts(regime, "train_time"), 1) for regime in REGIMES]
+        tokens = [mean(token_rates(row.runs[regime]), 0) for regime in REGIMES]
+        memory = [mean([value / 1e6 for value in row.facts(regime, "accelerator_memory_max")], 0) for regime in REGIMES]
+        rates = [{f"{run['run_info']['train_config']['learning_rate']:g}" for run in row.runs[regime]} for regime in REGIMES]
+        rates = [", ".join(sorted(found)) or MISSING for found in rates]
+        yield line(row.title, f"{row.some['train_info']['file_size']:,}", *seconds, *tokens, *memory, *rates)
+
+
+def head(*titles):
+    return [line(*titles), "|---" * len(titles) + "|"]
+
+
+def line(*cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def token_rates(runs):
     """Tokens per second of each run."""
     return [run["train_info"]["metrics"][-1]["train total tokens"] / run["train_info"]["train_time"] for run in runs]
 
 
-def span(values, seeds, scale, digits=1):
+def span(values, seeds, scale, digits):
     """The mean with the lowest and the highest; how many there are where some are missing."""
     if not values:
-        return "–"
+        return MISSING
     values = [scale * value for value in values]
     missing = "" if len(values) == seeds else f", {len(values)} of {seeds} seeds"
     return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f}{missing})"
 
 
 def mean(values, digits):
-    return f"{statistics.fmean(values):,.{digits}f}" if values else "–"
-
-
-def percent(share):
-    return f"{100 * share:.1f}"
+    return f"{statistics.fmean(values):,.{digits}f}" if values else MISSING
 
 
 if __name__ == "__main__":

@@ -75,8 +75,7 @@ def train(program, setting, work):
     call = program([REGIMES[setting.regime], *base, "--config", experiment.config_file, *words(setting.options()), "--out", adapter],
                    folder / "training.log")
     record = {
-        "asked": asked, "report": call.report, "seconds": call.seconds, "cpu_seconds": call.cpu_seconds,
-        "memory": memory_facts(call),
+        "asked": asked, "report": call.report, "seconds": call.seconds, "memory": memory_facts(call),
     }
     write(file, record)
     return Trained(adapter, record)
@@ -100,9 +99,9 @@ def measure(program, params, adapter, work):
     """Accuracy on problems that were not trained on, and the loss on texts that are not the task."""
     model = base_words(params) + (["--adapter", adapter] if adapter else [])
     load = params.get("load", {})
-    ask = ["eval", *model, *words({**load, **params["eval"]})]
-    greedy = program(ask, work / "greedy.log")
-    sampled = program([*ask, *words(params["sampled"])], work / "sampled.log")
+    ask = {**load, **params["eval"]}
+    greedy = program(["eval", *model, *words(ask)], work / "greedy.log")
+    sampled = program(["eval", *model, *words({**ask, **params["sampled"]})], work / "sampled.log")
     texts = program(["eval", *model, *words({**load, "data": params["forgetting"]})], work / "forgetting.log")
     calls = (greedy, sampled, texts)
     return {
