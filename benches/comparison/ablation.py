@@ -8,6 +8,7 @@ factor is chosen from a few for each cell, at its first projection seed, by the 
 
 import statistics
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import sqrt
 from pathlib import Path
@@ -66,7 +67,7 @@ class Ablation:
         values = self.grid["values"]
         cells = list(product(*(values[key] for key in CELL)))
         first, *others = values["projection_seed"]
-        tries = [self.setting(cell, first, factor) for cell in cells for factor in self.grid["rate_factors"]]
+        tries = [self.setting(cell, first, self.rate(cell, factor)) for cell in cells for factor in self.grid["rate_factors"]]
         scores = dict(zip(tries, side_by_side("learning rates of the grid", self.score, tries)))
         chosen, failures = [], 0
         for cell in cells:
@@ -75,7 +76,7 @@ class Ablation:
                 failures += 1
                 continue
             rate = max(scored)[1]
-            chosen += [Setting(self.point(cell, seed), self.grid["regime"], rate, self.grid["seed"], self.steps) for seed in (first, *others)]
+            chosen += [self.setting(cell, seed, rate) for seed in (first, *others)]
         rows = [row for row in side_by_side("grid", self.row, chosen) if row]
         failures += len(chosen) - len(rows)
         if not failures:
@@ -88,19 +89,19 @@ class Ablation:
             write(point.config_file, point.config())
         return point
 
-    def setting(self, cell, seed, factor):
-        """The training of a cell with one factor of its learning rate."""
-        u, _, tying = cell
-        rate = factor / (u * sqrt(self.modules * groups(self.modules, tying)))
-        return Setting(self.point(cell, seed), self.grid["regime"], float(f"{rate:.3g}"), self.grid["seed"], self.steps)
+    def setting(self, cell, seed, rate):
+        return Setting(self.point(cell, seed), self.grid["regime"], rate, self.grid["seed"], self.steps)
 
-    @property
+    def rate(self, cell, factor):
+        """The learning rate of a cell with a factor."""
+        u, _, tying = cell
+        return float(f"{factor / (u * sqrt(self.modules * groups(self.modules, tying))):.3g}")
+
+    @cached_property
     def modules(self):
         """Modules that the grid's adapters have."""
-        if not hasattr(self, "_modules"):
-            words = ["init", "--config", self.origin.config_file, "--out", self.work / "ablation-configs" / "init"]
-            self._modules = len(self.program(words, self.work / "ablation-configs" / "init.log").report["modules"])
-        return self._modules
+        words = ["init", "--config", self.origin.config_file, "--out", self.work / "ablation-configs" / "init"]
+        return len(self.program(words, self.work / "ablation-configs" / "init.log").report["modules"])
 
     def score(self, setting):
         try:

@@ -5,17 +5,22 @@ from html import escape
 
 LINE, TOP, BOTTOM, LEFT, PANEL, GAP = 26, 92, 56, 300, 330, 44
 WIDTH = LEFT + 2 * PANEL + GAP + 24
-STYLE = """
-  svg { --ink: #1f2328; --faint: #59636e; --rule: #d1d9e0; --paper: #ffffff; --sft: #b35900; --grpo: #0a5fd0 }
-  @media (prefers-color-scheme: dark) {
-    svg { --ink: #e6edf3; --faint: #9198a1; --rule: #3d444d; --paper: #0d1117; --sft: #f0a04b; --grpo: #6cb0ff }
-  }
-  .paper { fill: var(--paper) }
-  text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: var(--ink) }
-  .head { font-weight: 600 } .faint { fill: var(--faint); font-size: 12px } .end { text-anchor: end } .middle { text-anchor: middle }
-  .rule { stroke: var(--rule) } .base { stroke: var(--faint); stroke-dasharray: 4 3 }
-  .sft { fill: var(--sft); stroke: var(--sft) } .grpo { fill: var(--grpo); stroke: var(--grpo) }
-  .bar { stroke-width: 2; fill: none }
+# Ink, faint ink, rules, paper, SFT and GRPO. Spelt out in each rule, since few programs but browsers read variables of CSS.
+LIGHT = ("#1f2328", "#59636e", "#d1d9e0", "#ffffff", "#b35900", "#0a5fd0")
+DARK = ("#e6edf3", "#9198a1", "#3d444d", "#0d1117", "#f0a04b", "#6cb0ff")
+
+
+def colours(ink, faint, rule, paper, sft, grpo):
+    return (f"text {{ fill: {ink} }} .faint {{ fill: {faint} }} .paper {{ fill: {paper} }} .rule {{ stroke: {rule} }} "
+            f".base {{ stroke: {faint} }} .sft {{ fill: {sft}; stroke: {sft} }} .grpo {{ fill: {grpo}; stroke: {grpo} }}")
+
+
+STYLE = f"""
+  text {{ font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, sans-serif }}
+  .head {{ font-weight: 600 }} .faint {{ font-size: 12px }} .end {{ text-anchor: end }} .middle {{ text-anchor: middle }}
+  .base {{ stroke-dasharray: 4 3 }} .bar {{ stroke-width: 2; fill: none }}
+  {colours(*LIGHT)}
+  @media (prefers-color-scheme: dark) {{ {colours(*DARK)} }}
 """
 
 
@@ -35,15 +40,10 @@ def picture(base, rows):
         parts += panel.frame(height - BOTTOM)
     for index, row in enumerate(rows):
         y = TOP + LINE * index + LINE / 2
-        parts.append(f'<text class="end" x="{LEFT - 16}" y="{y + 4:.1f}">{escape(row.title)}<tspan class="faint"> {escape(short(row))} '
-                     f"{row.trained:,}</tspan></text>")
+        parts.append(f'<text class="end" x="{LEFT - 16}" y="{y + 4:.1f}">{escape(row.title)}'
+                     f'<tspan class="faint">, {row.trained:,}</tspan></text>')
         parts += accuracy.marks(row, y) + forgetting.marks(row, y)
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def short(row):
-    """The modules of an adapter where they are not all linear layers."""
-    return "" if row.modules == "all-linear" else {"q_proj, v_proj": "q, v"}.get(row.modules, row.modules)
 
 
 def legend():
@@ -51,7 +51,7 @@ def legend():
     yield f'<g class="sft">{shape("sft", 30, y)}</g><text x="42" y="{y + 4}">SFT</text>'
     yield f'<g class="grpo">{shape("grpo", 90, y)}</g><text x="102" y="{y + 4}">GRPO</text>'
     yield f'<line class="base" x1="158" x2="186" y1="{y}" y2="{y}"/><text x="194" y="{y + 4}">the untouched model</text>'
-    yield f'<text class="faint" x="{LEFT}" y="{y + 4}">marks are means over seeds, bars reach from the lowest to the highest seed</text>'
+    yield f'<text class="faint" x="{LEFT + 60}" y="{y + 4}">marks are means over seeds, bars reach from the lowest to the highest seed</text>'
 
 
 def shape(regime, x, y):

@@ -40,12 +40,14 @@ class Row:
         parts = [f"{key} {config[key]}" for key in ("r", "u") if config.get(key) is not None]
         if config.get("weight_tying"):
             parts.append("tied" if config["weight_tying"] == 1 else f"tying {config['weight_tying']:g}")
-        return " ".join([method, *parts])
+        return " ".join([method, *parts, f"on {self.modules}"])
 
     @property
     def modules(self):
         targets = self.config.get("target_modules")
-        return "default" if targets is None else targets if isinstance(targets, str) else ", ".join(targets)
+        if isinstance(targets, list):
+            return ", ".join(name.removesuffix("_proj") for name in targets)
+        return {None: "default modules", "all-linear": "all"}.get(targets, targets)
 
     def last(self, regime, key):
         """A number of the last line of metrics, for each seed."""
@@ -115,12 +117,12 @@ def text(folder, base, rows):
 
 
 def accuracy_table(rows, seeds):
-    yield from head("adapter", "modules", "numbers trained", "likeliest: SFT", "GRPO", "drawn: SFT", "GRPO", "lift")
+    yield from head("adapter", "numbers trained", "likeliest: SFT", "GRPO", "drawn: SFT", "GRPO", "lift")
     for row in rows:
         cells = [span(row.last(regime, key), seeds, 100, 1) for key in ("test accuracy", DRAWN) for regime in REGIMES]
         drawn = [row.last(regime, DRAWN) for regime in REGIMES]
         lift = f"{100 * (statistics.fmean(drawn[1]) - statistics.fmean(drawn[0])):+.1f}" if all(drawn) else MISSING
-        yield line(row.title, row.modules, f"{row.trained:,}", *cells, lift)
+        yield line(row.title, f"{row.trained:,}", *cells, lift)
 
 
 def forgetting_table(rows, seeds):

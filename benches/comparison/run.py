@@ -122,22 +122,24 @@ class Suite:
         print(f"{len(settings) - len(missing)} results are there, {len(missing)} are to be made")
         sized = list(dict.fromkeys(setting.experiment for setting in missing))
         self.totals = dict(zip(sized, self.side_by_side("sizes", self.size, sized)))
-        self.side_by_side("runs", self.result, missing)
+        self.failures += self.side_by_side("runs", self.result, missing).count(False)
 
     def size(self, experiment):
         """The numbers of the model with an adapter."""
         return total_parameters(self.program, experiment, self.work / experiment.id)
 
     def result(self, setting):
+        """Trains, measures and writes the result; whether that worked."""
         try:
             trained = train(self.program, setting, self.work)
             measured = measure(self.program, setting.experiment.params(), trained.adapter, trained.adapter.parent)
         except ProgramFailed as error:
-            self.failures += 1
             print(f"{setting.name}: {error}")
             write(results.place(CANCELLED, setting), results.of_failure(setting, error, self.program))
-            return
-        write(results.place(self.results, setting), results.of_run(setting, trained, self.totals[setting.experiment], measured, self.before, self.program))
+            return False
+        found = results.of_run(setting, trained, self.totals[setting.experiment], measured, self.before, self.program)
+        write(results.place(self.results, setting), found)
+        return True
 
     def ablate(self):
         """Goes through the ablation grid, if the model has one."""
@@ -148,17 +150,17 @@ class Suite:
 
     def side_by_side(self, title, work, items):
         """Works on the items with so many programs at a time, and tells how far it is."""
-        found = []
+        found, live = [], sys.stderr.isatty()
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 for done, outcome in enumerate(pool.map(work, items), 1):
                     found.append(outcome)
-                    print(f"\r{title}: {done} of {len(items)}", end="", flush=True, file=sys.stderr)
+                    if live or done % 20 == 0 or done == len(items):
+                        end = "\r" if live and done < len(items) else "\n"
+                        print(f"{title}: {done} of {len(items)}", end=end, flush=True, file=sys.stderr)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        if items:
-            print(file=sys.stderr)
         return found
 
 

@@ -106,7 +106,7 @@ class Runs(unittest.TestCase):
         self.assertEqual(len(self.run_suite("--all")), 2 * (3 + 2) + 4 * (2 + 1))
         self.assertEqual(self.run_suite("--all"), [])
         text = (self.root / "results" / "tiny-llama" / "results.md").read_text()
-        self.assertIn("| TinyLoRA r 2 u 13 tied | all-linear | 13 | 91.0 (90.0 to 92.0) | 91.0 (90.0 to 92.0) "
+        self.assertIn("| TinyLoRA r 2 u 13 tied on all | 13 | 91.0 (90.0 to 92.0) | 91.0 (90.0 to 92.0) "
                       "| 81.0 (80.0 to 82.0) | 81.0 (80.0 to 82.0) | +0.0 |", text)
         self.assertIn("| u = 1 | u = 2 |", text)
 
@@ -166,7 +166,7 @@ class Runs(unittest.TestCase):
         base, rows = report.load(folder)
         svg = xml.fromstring(plot.picture(base, rows))
         titles = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}title")]
-        self.assertEqual(titles[0], "TinyLoRA r 2 u 13 tied, SFT: 81 (80 to 82)")
+        self.assertEqual(titles[0], "TinyLoRA r 2 u 13 tied on all, SFT: 81 (80 to 82)")
         self.assertEqual(len(titles), 4)
 
 
