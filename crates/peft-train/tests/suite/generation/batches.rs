@@ -24,11 +24,14 @@ fn requests(prompts: &[Vec<u32>]) -> Vec<Request<'_>> {
     prompts.iter().map(Vec::as_slice).enumerate().map(request).collect()
 }
 
+/// Ids, log-probabilities, entropies.
+type Bits = ([Vec<u32>; 3], FinishReason);
+
 /// Everything, with numbers as bits.
-fn bits(generations: &[Vec<Generation>]) -> Vec<(Vec<u32>, Vec<u32>, Vec<u32>, FinishReason)> {
+fn bits(generations: &[Vec<Generation>]) -> Vec<Bits> {
     let to_bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect();
     let all = generations.iter().flatten();
-    all.map(|g| (g.ids.clone(), to_bits(&g.log_probs), to_bits(&g.entropies), g.finish_reason)).collect()
+    all.map(|g| ([g.ids.clone(), to_bits(&g.log_probs), to_bits(&g.entropies)], g.finish_reason)).collect()
 }
 
 fn sampling() -> GenerationConfig {
