@@ -71,6 +71,10 @@ pub(super) fn probability(text: &str) -> Result<f64, String> {
     number(text, |value| value > 0.0 && value <= 1.0, "above 0 and at most 1")
 }
 
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    number(text, |value| (0.0..=1.0).contains(&value), "from 0 to 1")
+}
+
 /// Bytes: a number with an optional unit of 1000 or, with an `i`, of 1024.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
     const UNITS: [(&str, f64); 7] =
