@@ -13,11 +13,11 @@ pub(crate) use values::{
 };
 
 use crate::device::{DTypeArg, DeviceArg};
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use values::{finite, non_negative, positive, probability};
+use values::{finite, non_negative, positive, probability, share};
 
 /// Train, evaluate, merge and convert adapters of language models.
 #[derive(Debug, Parser)]
@@ -230,6 +230,26 @@ pub(crate) struct GenerateArgs {
     /// Sample from the likeliest tokens that together have this probability
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
     pub(crate) top_p: f64,
+
+    /// Sample from this many of the likeliest tokens [default: all]
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<NonZeroUsize>,
+
+    /// Sample from the tokens that have at least this share of the likeliest one's probability
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = share)]
+    pub(crate) min_p: f64,
+
+    /// Divide the positive logits of tokens that were seen by this, and multiply the negative ones; 1 changes nothing
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
+    pub(crate) repetition_penalty: f64,
+
+    /// End the text before this one; may be repeated
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
+
+    /// How many continuations to generate; all are printed, with --json in the field `samples`
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) samples: NonZeroUsize,
 
     /// Seed of the sampling
     #[arg(long, value_name = "S", default_value_t = 0)]

@@ -275,6 +275,45 @@ fn generate_is_repeatable_and_follows_the_chat_template() {
 }
 
 #[test]
+fn generate_takes_samples_cuts_and_stop_strings() {
+    let place = Workplace::new();
+    let base = write_llama(&place.at("base"), Sizes::default());
+    write_tokenizer(&base);
+    let words = format!("generate --base {base} --max-new-tokens 12 --prompt w5");
+    let drawn = |options: &str| format!("{words} --temperature 1.5 {options}");
+    let generate =
+        |options: &str, more: &[&str]| run(&format!("{} --json", drawn(options)), more).expect_success().json();
+    let report = generate("--samples 3", &[]);
+    let samples = report["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 3);
+    for field in ["text", "tokens", "finish_reason"] {
+        assert_eq!(report[field], samples[0][field]);
+    }
+    assert_ne!(samples[1]["text"], samples[0]["text"]);
+    let one = generate("", &[]);
+    assert_eq!(one["text"], report["text"]);
+    assert!(one.get("samples").is_none());
+    let texts: Vec<&str> = samples.iter().map(|sample| sample["text"].as_str().unwrap()).collect();
+    assert_eq!(run(&drawn("--samples 3"), &[]).expect_success().stdout, texts.join("\n---\n") + "\n");
+
+    // The text ends before the string, across the borders of its words.
+    let text = texts[0];
+    let stop = &text[text.len() / 2..][..4];
+    let stopped = generate("", &["--stop", "never", "--stop", stop]);
+    assert_eq!(stopped["text"], text[..text.find(stop).unwrap()]);
+    assert_eq!(stopped["finish_reason"], "stop");
+
+    let greedy = run(&format!("{words} --json"), &[]).expect_success().json();
+    assert_eq!(generate("--top-k 1", &[])["text"], greedy["text"]);
+    assert_eq!(generate("--min-p 1", &[])["text"], greedy["text"]);
+    let spread = run(&format!("{words} --json --repetition-penalty 1e9"), &[]).expect_success().json();
+    let mut ids: Vec<u64> = spread["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 12, "{spread}");
+}
+
+#[test]
 fn train_reads_texts_completions_and_chats() {
     let place = Workplace::new();
     let base = write_llama(&place.at("base"), Sizes::default());
