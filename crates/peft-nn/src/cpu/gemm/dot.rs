@@ -45,7 +45,7 @@ pub(super) fn dots<S: Simd, const P: usize>(
             match P {
                 // One row after another: a single token takes as long as reading them, and memory is fastest in order.
                 _ if tokens == 1 => one::<S, P>(simd, row, depth, w, x, sums),
-                1 if left >= 4 => strip::<S, P, 4, 6>(simd, row, tokens, depth, w, x, sums, stride),
+                1 if left >= 6 => strip::<S, P, 6, 4>(simd, row, tokens, depth, w, x, sums, stride),
                 _ if left >= 2 => strip::<S, P, 2, 3>(simd, row, tokens, depth, w, x, sums, stride),
                 _ => strip::<S, P, 1, 3>(simd, row, tokens, depth, w, x, sums, stride),
             }
@@ -226,7 +226,7 @@ fn added<S: Simd, const P: usize, const R: usize, const C: usize>(
 ) -> [[f32; R]; C] {
     let mut out = [[0.0; R]; C];
     #[cfg(target_arch = "x86_64")]
-    if P == 1 && R == 4 && C == 6 && std::any::TypeId::of::<S>() == std::any::TypeId::of::<pulp::x86::V4>() {
+    if P == 1 && R * C == 24 && std::any::TypeId::of::<S>() == std::any::TypeId::of::<pulp::x86::V4>() {
         // SAFETY: V4 says that the processor has these instructions, and its registers are these.
         unsafe {
             let of = |at: usize| std::mem::transmute_copy(&sums[at / R][at % R][0]);

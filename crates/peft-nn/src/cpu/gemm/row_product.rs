@@ -10,8 +10,12 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// Elements that one thread reads while another wakes up.
+const SMALL_TO_READ: usize = 1 << 15;
 /// Rows of a task: they stay in the second-level cache while all tokens meet them.
 const ROWS: usize = 48;
+/// Rows of a strip of tiles, or a multiple.
+const STRIP: usize = 6;
 /// Tokens that stay in the first-level cache.
 const TOKENS: usize = 12;
 /// Tokens of a task, where there are enough rows.
@@ -31,8 +35,10 @@ pub(crate) fn row_product<T: Element<Acc = f32>>(
     assert!(terms.iter().all(|(x, w)| x.rows == tokens && w.rows == n && w.columns == x.columns));
     let xs: Vec<Wide<'_>> = terms.iter().map(|(x, _)| Wide::of(*x)).collect();
     let work = tokens * n * terms.iter().map(|(x, _)| x.columns).sum::<usize>();
-    let threads = if work < SMALL { 1 } else { rayon::current_num_threads() };
-    let rows = ROWS.min(n.div_ceil(2 * threads).next_multiple_of(4));
+    // A few tokens take as long as reading the rows.
+    let small = if tokens <= TOKENS { SMALL_TO_READ * tokens } else { SMALL };
+    let threads = if work < small { 1 } else { rayon::current_num_threads() };
+    let rows = ROWS.min(n.div_ceil(2 * threads).next_multiple_of(STRIP));
     let blocks = n.div_ceil(rows);
     // Few rows: the tokens are split among the threads instead.
     let chunk =
@@ -130,7 +136,7 @@ impl<T: Element<Acc = f32>> Task<'_, T> {
                 // Widened for all tokens, or for the only ones a few rows at a time, which stay near.
                 let at_once = match lines(w) {
                     Some(_) => rows.len(),
-                    None if tokens.len() <= TOKENS => 4,
+                    None if tokens.len() <= TOKENS => STRIP,
                     None => rows.len(),
                 };
                 let mut widened = Scratch::new(if lines(w).is_some() { 0 } else { at_once * depth });
