@@ -12,7 +12,7 @@ use peft_core::checkpoint::Layout;
 use peft_models::CausalLanguageModel;
 use std::path::Path;
 
-/// What [`run`] does beside taking steps.
+/// What [`run()`] does beside taking steps.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
     /// What is measured before the first step and after the last one.

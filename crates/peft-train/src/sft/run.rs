@@ -13,7 +13,7 @@ use peft_models::CausalLanguageModel;
 use std::path::Path;
 use std::time::Instant;
 
-/// What [`run`] does beside taking steps.
+/// What [`run()`] does beside taking steps.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions<'a> {
     /// Data to evaluate on before the first step and after the last one.
