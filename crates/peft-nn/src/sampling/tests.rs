@@ -140,7 +140,7 @@ fn every_kept_token_can_be_drawn() {
     for sampling in options().into_iter().filter(|sampling| sampling.repetition_penalty == 1.0) {
         let (kept, unsure) = kept(&wide, &sampling);
         let draws: Vec<_> = (0..20_000).map(|i| Draw { row: 0, uniform: f64::from(i) / 20_000.0, seen: &[] }).collect();
-        let sampled = sample(&tensor(&[row.clone()]), &sampling, &draws).unwrap();
+        let sampled = sample(&tensor(std::slice::from_ref(&row)), &sampling, &draws).unwrap();
         for (id, p) in kept {
             let found = sampled.iter().filter(|sampled| sampled.id as usize == id).count() as f64 / 20_000.0;
             assert!(
@@ -157,7 +157,7 @@ fn the_likeliest_is_the_first_of_the_largest() {
     (row[70], row[200], row[201]) = (9.0, 9.0, 8.9);
     let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
     let first = |sampling: &Sampling, seen: &[u32]| {
-        sample(&tensor(&[row.clone()]), sampling, &[Draw { row: 0, uniform: 0.9, seen }]).unwrap()[0]
+        sample(&tensor(std::slice::from_ref(&row)), sampling, &[Draw { row: 0, uniform: 0.9, seen }]).unwrap()[0]
     };
     let sampled = first(&greedy, &[]);
     assert_eq!(sampled.id, 70);

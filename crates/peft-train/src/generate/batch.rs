@@ -150,10 +150,9 @@ impl<'a> Batch<'a> {
     /// Takes the logits of a pass, `(extensions, vocabulary)`.
     pub(super) fn take(&mut self, logits: &Tensor, on_token: &mut OnToken<'_>) -> Result<()> {
         let mut rows = std::mem::take(&mut self.rows);
-        let mut at = rows.len();
-        for prompt in self.prompts.iter_mut().filter(|prompt| prompt.logits.is_none()) {
+        let new = self.prompts.iter_mut().filter(|prompt| prompt.logits.is_none());
+        for (at, prompt) in (rows.len()..).zip(new) {
             prompt.logits = Some(logits.narrow(0, at, 1)?);
-            at += 1;
         }
         if rows.is_empty() {
             return Ok(());

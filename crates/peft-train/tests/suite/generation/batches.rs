@@ -24,8 +24,10 @@ fn requests(prompts: &[Vec<u32>]) -> Vec<Request<'_>> {
     prompts.iter().map(Vec::as_slice).enumerate().map(request).collect()
 }
 
-/// Everything, with numbers as bits.
-fn bits(generations: &[Vec<Generation>]) -> Vec<(Vec<u32>, Vec<u32>, Vec<u32>, FinishReason)> {
+/// The ids of a text, its log-probabilities and entropies as bits, and why it ended.
+type Text = (Vec<u32>, Vec<u32>, Vec<u32>, FinishReason);
+
+fn bits(generations: &[Vec<Generation>]) -> Vec<Text> {
     let to_bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect();
     let all = generations.iter().flatten();
     all.map(|g| (g.ids.clone(), to_bits(&g.log_probs), to_bits(&g.entropies), g.finish_reason)).collect()
