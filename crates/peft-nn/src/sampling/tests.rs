@@ -157,7 +157,7 @@ fn the_likeliest_is_the_first_of_the_largest() {
     (row[70], row[200], row[201]) = (9.0, 9.0, 8.9);
     let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
     let first = |sampling: &Sampling, seen: &[u32]| {
-        sample(&tensor(&[row.clone()]), sampling, &[Draw { row: 0, uniform: 0.9, seen }]).unwrap()[0]
+        sample(&tensor(std::slice::from_ref(&row)), sampling, &[Draw { row: 0, uniform: 0.9, seen }]).unwrap()[0]
     };
     let sampled = first(&greedy, &[]);
     assert_eq!(sampled.id, 70);
